@@ -1,0 +1,224 @@
+"""The data that flows through the SDK: frames in, results out. Plain frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BRAIN_PLANES",
+    "PLANES",
+    "BrainPlaneScores",
+    "ColorOrder",
+    "Frame",
+    "GestationalAge",
+    "HeadBiometry",
+    "PlaneScores",
+    "Region",
+    "Result",
+    "StreamState",
+    "Timing",
+]
+
+ColorOrder = Literal["rgb", "bgr", "gray"]
+
+PLANES = ("abdomen", "brain", "femur", "thorax", "cervix", "other")
+"""Standard planes in the order of the scores. FetalCLIP's prompt class `heart` is `thorax`."""
+
+BRAIN_PLANES = ("trans-thalamic", "trans-cerebellum", "trans-ventricular")
+"""Sub-planes of the fetal brain."""
+
+
+class StreamState(str, Enum):
+    """What a result's answers are worth."""
+
+    LIVE = "live"
+    """A fresh picture, answered with confidence."""
+    FROZEN = "frozen"
+    """The picture stands still: the probe's freeze key."""
+    STALE = "stale"
+    """Nothing new has come from the source for too long."""
+    NO_SIGNAL = "no_signal"
+    """The source is lost, or the picture is flat."""
+    OUT_OF_DOMAIN = "out_of_domain"
+    """The picture is unlike the fetal ultrasound the model knows; it abstains."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Region(NamedTuple):
+    """A rectangle in pixels of a frame, `x` to the right and `y` down from the top left."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture from a source.
+
+    Attributes:
+        image: uint8, `(H, W)` grey or `(H, W, 3)` in the order that `color` says. Not to be
+            written to: a source may reuse nothing, but several readers may hold the frame.
+        color: "gray", "rgb" or "bgr".
+        index: running number of the frame in its source, from 0.
+        captured_ns: `time.monotonic_ns()` right after the grab.
+        source: where it came from, without credentials.
+        pts_s: presentation time in the recording, in seconds, or None.
+        region: the ultrasound picture within the frame, or None for the whole frame.
+        pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
+    """
+
+    image: NDArray[np.uint8]
+    color: ColorOrder
+    index: int
+    captured_ns: int
+    source: str
+    pts_s: float | None = None
+    region: Region | None = None
+    pixel_size_mm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneScores:
+    """The standard plane of a frame.
+
+    Attributes:
+        label: one of `PLANES`; "other" when the model abstains.
+        confidence: calibrated probability of `label`, 0 to 1.
+        scores: calibrated probability of every class, summing to 1, also when abstaining.
+    """
+
+    label: str
+    confidence: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BrainPlaneScores:
+    """The sub-plane of a frame whose highest plane score is `brain`.
+
+    Attributes:
+        label: one of `BRAIN_PLANES`, or None when the model abstains.
+        confidence: calibrated probability of `label`, 0 to 1; 0 when abstaining.
+        scores: calibrated probability of every sub-plane, summing to 1.
+    """
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GestationalAge:
+    """Gestational age with its 95 % interval, in days, and the method that gave it."""
+
+    days: int
+    low_days: int
+    high_days: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadBiometry:
+    """Measurements of the fetal head, in millimetres, None where withheld."""
+
+    head_circumference_mm: float | None = None
+    biparietal_diameter_mm: float | None = None
+    occipitofrontal_diameter_mm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds spent on a result, stage by stage; None where a stage did not take place."""
+
+    preprocess_ms: float
+    inference_ms: float
+    interpret_ms: float
+    grab_ms: float | None = None
+    queue_ms: float | None = None
+    capture_to_result_ms: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """The stages that took place, without the suffix `_ms`, rounded to a microsecond."""
+        stages = {name: getattr(self, f"{name}_ms") for name in _STAGES}
+        return {name: round(value, 3) for name, value in stages.items() if value is not None}
+
+
+_STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What the model says of one frame.
+
+    Attributes:
+        state: what the answers are worth.
+        plane: the standard plane.
+        brain_plane: the sub-plane, or None when the highest plane score is not `brain`.
+        gestational_age: None when the bundle has no way to tell it or withholds it.
+        head: head biometry, or None likewise.
+        timing: milliseconds per stage.
+        embedding: float32 `(D,)`, L2-normalised.
+        source: where the frame came from, without credentials.
+        frame_index: running number of the frame in its source; None for a single image.
+        pts_s: presentation time in the recording, in seconds, or None.
+        dropped: frames dropped by the stream so far; None for a single image.
+        reason: why the model abstains, in words; None when it does not.
+    """
+
+    state: StreamState
+    plane: PlaneScores
+    brain_plane: BrainPlaneScores | None
+    gestational_age: GestationalAge | None
+    head: HeadBiometry | None
+    timing: Timing
+    embedding: NDArray[np.float32]
+    source: str | None = None
+    frame_index: int | None = None
+    pts_s: float | None = None
+    dropped: int | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that the command line prints, as plain Python values."""
+        head, age, brain = self.head, self.gestational_age, self.brain_plane
+        answer: dict[str, Any] = {
+            "source": self.source,
+            "state": str(self.state),
+            "reason": self.reason,
+            "plane": _scores_dict(self.plane),
+            "brain_plane": None if brain is None else _scores_dict(brain),
+            "gestational_age": None
+            if age is None
+            else {
+                "days": age.days,
+                "low_days": age.low_days,
+                "high_days": age.high_days,
+                "method": age.method,
+            },
+            "head_circumference_mm": None if head is None else head.head_circumference_mm,
+            "timing_ms": self.timing.to_dict(),
+        }
+        if self.dropped is not None:
+            answer |= {
+                "frame_index": self.frame_index,
+                "pts_s": self.pts_s,
+                "dropped": self.dropped,
+            }
+        return answer
+
+
+def _scores_dict(scores: PlaneScores | BrainPlaneScores) -> dict[str, Any]:
+    return {
+        "label": scores.label,
+        "confidence": round(scores.confidence, 6),
+        "scores": {name: round(value, 6) for name, value in scores.scores.items()},
+    }
