@@ -1,0 +1,250 @@
+"""A model bundle: a folder with a manifest, graphs and tensors, checked by sha256 when loaded.
+
+`manifest.sha256` holds the checksum of `manifest.json` in the format of `sha256sum`; the manifest
+holds that of every other file. So a changed byte anywhere is found, and named, before anything
+is parsed that could be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fetalclip_edge.errors import BundleError, BundleIntegrityError, BundleNotFoundError
+from fetalclip_edge.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DEFAULT_BUNDLE", "SCHEMA_VERSION", "ModelBundle", "PromptSet", "file_sha256"]
+
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
+"""The bundle that the package ships."""
+
+SCHEMA_VERSION = 1
+"""Version of the manifest's layout that this package reads."""
+
+MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Prompts of one zero-shot task, and how to turn similarities into probabilities.
+
+    Attributes:
+        labels: the classes, in the order of the embeddings.
+        texts: class -> the sentences whose embeddings were averaged.
+        sha256: hash of labels and texts.
+        temperature: cosines are divided by it before the softmax; fitted on validation patients.
+    """
+
+    labels: tuple[str, ...]
+    texts: dict[str, tuple[str, ...]]
+    sha256: str
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBundle:
+    """What a checked manifest says. Made by `ModelBundle.load`.
+
+    Attributes:
+        folder: where the bundle is.
+        name, version: of the bundle.
+        license: SPDX identifier of the weights' licence.
+        intended_use: what it is for, and that it is not a medical device.
+        preprocess: how a frame becomes the graphs' input.
+        graphs: backend -> file name of its graph.
+        precisions: backend -> numeric precision of its graph, such as "int8".
+        embedding_dim: length of the embedding.
+        prompt_sets: task -> its prompts.
+        thresholds: name -> value; below `plane_similarity` the model abstains.
+        metrics: as measured at export.
+        sha256: checksum of the manifest, and so of the whole bundle.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    license: str
+    intended_use: str
+    preprocess: PreprocessSpec
+    graphs: dict[str, str]
+    precisions: dict[str, str]
+    embedding_dim: int
+    prompt_sets: dict[str, PromptSet]
+    thresholds: dict[str, float]
+    metrics: dict[str, Any]
+    sha256: str
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None) -> ModelBundle:
+        """Read a bundle and check every file in it.
+
+        Args:
+            folder: the bundle, or None for the one that the package ships.
+
+        Raises:
+            BundleNotFoundError: the folder or one of its files is missing.
+            BundleIntegrityError: a file differs from its checksum; the message names it.
+            BundleError: the manifest lacks something or this version cannot read it.
+        """
+        folder = DEFAULT_BUNDLE if folder is None else Path(folder)
+        if not folder.is_dir():
+            raise BundleNotFoundError(f"no bundle at {folder}: it must be a folder with {MANIFEST}")
+        digest = _check_manifest(folder)
+        manifest = _parse(folder / MANIFEST)
+        _check_files(folder, manifest)
+        return _from_manifest(folder, manifest, digest)
+
+    def graph_path(self, backend: str) -> Path:
+        """The graph for a backend.
+
+        Raises:
+            BundleError: the bundle has none for it.
+        """
+        if backend not in self.graphs:
+            known = ", ".join(self.graphs) or "none"
+            raise BundleError(f"bundle {self.name} has no graph for {backend!r}; it has: {known}")
+        return self.folder / self.graphs[backend]
+
+    def prompt_embeddings(self) -> dict[str, NDArray[np.float32]]:
+        """Task -> float32 `(classes, embedding_dim)`, L2-normalised.
+
+        Raises:
+            BundleError: the tensors do not fit the manifest.
+        """
+        from safetensors.numpy import load_file
+
+        tensors: dict[str, NDArray[np.float32]] = load_file(self.folder / "prompts.safetensors")
+        for task, prompts in self.prompt_sets.items():
+            shape = (len(prompts.labels), self.embedding_dim)
+            if task not in tensors or tensors[task].shape != shape:
+                raise BundleError(f"prompts.safetensors must hold {task!r} of shape {shape}")
+        return {task: tensors[task] for task in self.prompt_sets}
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _check_manifest(folder: Path) -> str:
+    for name in (MANIFEST, CHECKSUM):
+        if not (folder / name).is_file():
+            raise BundleNotFoundError(f"{folder} is not a bundle: it has no {name}")
+    digest = file_sha256(folder / MANIFEST)
+    if (folder / CHECKSUM).read_bytes() != f"{digest}  {MANIFEST}\n".encode():
+        raise BundleIntegrityError(
+            f"{folder / MANIFEST} does not match {CHECKSUM}: one of the two was changed. "
+            "Copy the bundle again, or export it anew"
+        )
+    return digest
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path} must hold a JSON object")
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema_version {version!r}; this version of fetalclip-edge reads "
+            f"{SCHEMA_VERSION}. Export the bundle with a matching version"
+        )
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    for name, entry in _get(manifest, "files", dict).items():
+        if Path(name).name != name:
+            raise BundleError(f"manifest: files: {name!r} must be a plain file name")
+        path = folder / name
+        if not path.is_file():
+            raise BundleNotFoundError(f"{folder} lacks {name}, which its manifest lists")
+        if file_sha256(path) != _get(entry, "sha256", str, f"files.{name}"):
+            raise BundleIntegrityError(
+                f"{path} differs from the checksum in the manifest: the file was changed or "
+                "damaged. Copy the bundle again, or export it anew"
+            )
+
+
+def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> ModelBundle:
+    files = _get(manifest, "files", dict)
+    graphs = _get(manifest, "graphs", dict)
+    for backend, graph in graphs.items():
+        if _get(graph, "file", str, f"graphs.{backend}") not in files:
+            raise BundleError(f"manifest: graphs.{backend} names a file that is not in files")
+    if "prompts.safetensors" not in files:
+        raise BundleError("manifest: files must list prompts.safetensors")
+    return ModelBundle(
+        folder=folder,
+        name=_get(manifest, "name", str),
+        version=_get(manifest, "version", str),
+        license=_get(manifest, "license", str),
+        intended_use=_get(manifest, "intended_use", str),
+        preprocess=PreprocessSpec.from_dict(_get(manifest, "preprocess", dict)),
+        graphs={backend: graph["file"] for backend, graph in graphs.items()},
+        precisions={
+            backend: _get(graph, "precision", str, f"graphs.{backend}")
+            for backend, graph in graphs.items()
+        },
+        embedding_dim=_get(manifest, "embedding_dim", int),
+        prompt_sets={
+            task: _prompt_set(entry, f"prompt_sets.{task}")
+            for task, entry in _get(manifest, "prompt_sets", dict).items()
+        },
+        thresholds={
+            name: _number(value, f"thresholds.{name}")
+            for name, value in _get(manifest, "thresholds", dict).items()
+        },
+        metrics=_get(manifest, "metrics", dict),
+        sha256=digest,
+    )
+
+
+def _prompt_set(entry: Mapping[str, Any], where: str) -> PromptSet:
+    texts = _get(entry, "texts", dict, where)
+    labels = tuple(_get(entry, "labels", list, where))
+    if set(labels) != set(texts):
+        raise BundleError(f"manifest: {where}.labels and {where}.texts name different classes")
+    temperature = _number(_get(entry, "temperature", float, where), f"{where}.temperature")
+    if temperature <= 0:
+        raise BundleError(f"manifest: {where}.temperature must be above 0, not {temperature}")
+    return PromptSet(
+        labels,
+        {label: tuple(texts[label]) for label in labels},
+        _get(entry, "sha256", str, where),
+        temperature,
+    )
+
+
+def _get(entry: object, key: str, kind: type[T], where: str = "") -> T:
+    name = f"{where}.{key}" if where else key
+    if not isinstance(entry, Mapping) or key not in entry:
+        raise BundleError(f"manifest: {name} is missing")
+    value = entry[key]
+    if not isinstance(value, kind):
+        raise BundleError(f"manifest: {name} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BundleError(f"manifest: {where} must be a finite number, not {value!r}")
+    return float(value)

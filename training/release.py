@@ -1,0 +1,98 @@
+"""A trained model on disk, without pickle: what `export` reads and a repository can hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from training.captions import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
+from training.models import DualEncoder, ImageTower, ModelConfig
+from training.zero_shot import embed_prompts
+
+__all__ = ["Release", "load_release", "save_release"]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A trained image tower with the embeddings of its prompts.
+
+    Attributes:
+        config: shape of the model.
+        tower: the image tower, in evaluation mode.
+        prompts: name of the prompt set -> its description in `model.json` (labels, texts, hash).
+        embeddings: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
+        validation: metrics on the held-out training patients.
+    """
+
+    config: ModelConfig
+    tower: ImageTower
+    prompts: dict[str, dict[str, object]]
+    embeddings: dict[str, NDArray[np.float32]]
+    validation: dict[str, float]
+
+
+def save_release(folder: Path, model: DualEncoder, validation: dict[str, float]) -> None:
+    """Write `model.json`, the two towers and the prompt embeddings into `folder`.
+
+    Weights are stored in half precision: the export measures what it writes, from these.
+    """
+    halves = {
+        "image_tower": model.image.state_dict(),
+        "text_tower": model.text.state_dict(),
+    }
+    for name, tensors in halves.items():
+        half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        save_file({k: v.contiguous() for k, v in half.items()}, folder / f"{name}.safetensors")
+    sets = (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)
+    save_arrays(
+        {prompts.name: embed_prompts(model, prompts).numpy() for prompts in sets},
+        folder / "prompts.safetensors",
+    )
+    description = {
+        "model": model.config.to_dict(),
+        "logit_scale": float(model.scale),
+        "prompts": {
+            prompts.name: {
+                "labels": prompts.labels,
+                "texts": prompts.prompts,
+                "sha256": prompts.sha256,
+            }
+            for prompts in sets
+        },
+        "validation": validation,
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_release(folder: Path) -> Release:
+    """Read what `save_release` wrote.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the weights do not fit the model that `model.json` describes.
+    """
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    config = ModelConfig(**description["model"])
+    tower = ImageTower(config)
+    tensors = load_file(folder / "image_tower.safetensors")
+    full = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    outcome = tower.load_state_dict(full, strict=False)
+    if outcome.missing_keys or outcome.unexpected_keys:
+        raise ValueError(
+            f"{folder / 'image_tower.safetensors'} does not fit: "
+            f"missing {outcome.missing_keys}, unexpected {outcome.unexpected_keys}"
+        )
+    return Release(
+        config,
+        tower.eval().requires_grad_(False),
+        description["prompts"],
+        dict(load_arrays(folder / "prompts.safetensors")),
+        description["validation"],
+    )

@@ -1,0 +1,48 @@
+"""Recognition by cosine with prompt embeddings, and the metrics the papers report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from fetalclip_edge.results import BRAIN_PLANES
+from training.captions import PromptSet
+from training.models import DualEncoder
+
+__all__ = ["SCORED_PLANES", "embed_images", "embed_prompts", "macro_f1"]
+
+SCORED_PLANES = ("abdomen", "brain", "femur", "thorax")
+"""The planes with enough images to be scored; cervix and other have too few."""
+
+
+@torch.inference_mode()
+def embed_prompts(model: DualEncoder, prompts: PromptSet) -> Tensor:
+    """One embedding a class: the mean over its sentences, L2-normalised, `(classes, D)`."""
+    model.eval()
+    means = [model.text(texts).mean(dim=0) for texts in prompts.prompts.values()]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+@torch.inference_mode()
+def embed_images(tower: torch.nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+    """Embeddings `(N, D)` of grey levels `(N, 1, S, S)`."""
+    tower.eval()
+    return torch.cat([tower(batch.float()) for batch in images.split(batch_size)])
+
+
+def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> float:
+    """Macro-F1 over `labels`, on the images whose truth is one of them; 0 to 1."""
+    kept = [(t, a) for t, a in zip(truth, answers, strict=True) if t in labels]
+    if not kept:
+        raise ValueError(f"no image is labelled with any of {', '.join(labels)}")
+    score = f1_score(*zip(*kept, strict=True), labels=list(labels), average="macro", zero_division=0)
+    return float(score)
+
+
+def brain_plane_f1(truth: Sequence[str | None], answers: Sequence[str]) -> float:
+    """Macro-F1 over the three sub-planes, on images labelled with one of them."""
+    return macro_f1([t or "" for t in truth], answers, BRAIN_PLANES)
