@@ -1,0 +1,24 @@
+"""Sources of frames: cameras, videos, images, DICOM files and arrays, all with one contract."""
+
+from fetalclip_edge.sources.arrays import ArraySource, IterableSource, ReaderSource
+from fetalclip_edge.sources.base import Source
+from fetalclip_edge.sources.camera import CameraSource, GStreamerSource
+from fetalclip_edge.sources.dicom import DicomSource
+from fetalclip_edge.sources.images import ImageSource, read_image
+from fetalclip_edge.sources.opening import ACCEPTED, open_source
+from fetalclip_edge.sources.video import VideoSource
+
+__all__ = [
+    "ACCEPTED",
+    "ArraySource",
+    "CameraSource",
+    "DicomSource",
+    "GStreamerSource",
+    "ImageSource",
+    "IterableSource",
+    "ReaderSource",
+    "Source",
+    "VideoSource",
+    "open_source",
+    "read_image",
+]

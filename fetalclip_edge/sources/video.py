@@ -1,0 +1,215 @@
+"""Frames from video files and network streams, through PyAV (FFmpeg)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.errors import (
+    FrameError,
+    SourceError,
+    SourceNotFoundError,
+    SourceTimeoutError,
+)
+from fetalclip_edge.results import ColorOrder, Frame
+from fetalclip_edge.sources._handle import Handle
+from fetalclip_edge.sources._names import hide_credentials
+from fetalclip_edge.sources.base import Source
+
+__all__ = ["VIDEO_SUFFIXES", "VideoSource"]
+
+VIDEO_SUFFIXES = (
+    ".avi", ".gif", ".h264", ".h265", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg",
+    ".mpg", ".mts", ".ts", ".webm", ".wmv",
+)  # fmt: skip
+"""Files that are opened as videos."""
+
+_LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: black is 16 and white is 235
+_EXPAND = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+# TCP loses no packets, and a torn picture is worse than a late one.
+_LIVE_OPTIONS = {"rtsp_flags": "prefer_tcp", "fflags": "nobuffer"}
+# A file counts as cut off when this much of the length it declares is missing.
+_MISSING_S = 0.5
+
+
+class VideoSource(Source):
+    """The first video stream of a file or URL.
+
+    Frames are `(H, W, 3)` RGB, or `(H, W)` when the video is stored in grey. `pts_s` is the
+    presentation time as stored, and need not start at 0. Rotation metadata is applied.
+
+    A picture that cannot be decoded, or that the decoder marks as damaged, is a `FrameError`; the
+    next is read. A file that was cut off gives what it holds, then a `SourceError` when the length
+    in its header says that more should come (MP4, MOV, MKV, WebM); AVI, MPEG-TS and raw streams
+    declare no such length, and end as if complete.
+
+    Args:
+        source: path of a file, or a URL that FFmpeg opens (rtsp, rtmp, http, https, udp, srt).
+        live: True when frames that are not read in time are lost; by default True for URLs.
+        open_timeout_s: how long a URL may take to open.
+        read_timeout_s: how long to wait for data, and so how long `close` from another thread
+            takes at most to end a blocked read.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        live: bool | None = None,
+        open_timeout_s: float = 10.0,
+        read_timeout_s: float = 5.0,
+    ) -> None:
+        self._is_url = isinstance(source, str) and "://" in source
+        # An absolute path, for FFmpeg takes the "a" of "a:b.mp4" for a protocol.
+        self._address = str(source) if self._is_url else str(Path(source).absolute())
+        self.name = hide_credentials(str(source)) if self._is_url else str(source)
+        self.live = self._is_url if live is None else live
+        self._timeouts = (open_timeout_s, read_timeout_s)
+        self._handle: Handle[_Decoding] = Handle(self.name)
+
+    def open(self) -> None:
+        """Open the container and find its video.
+
+        Raises:
+            SourceNotFoundError: there is no such file, or the server knows no such stream.
+            SourceTimeoutError: the server did not answer in time.
+            SourceError: the file or stream is no video that FFmpeg reads.
+        """
+        if not self._is_url and not Path(self._address).is_file():
+            raise SourceNotFoundError(f"{self.name}: there is no such file")
+        decoding = self._handle.open(self._make)
+        self.frame_rate = decoding.frame_rate
+        self.frame_count = decoding.frame_count
+
+    def read(self) -> Frame | None:
+        """Decode the next picture.
+
+        Raises:
+            FrameError: this picture is damaged.
+            SourceTimeoutError: nothing came in time.
+            SourceError: the file was cut off, or the stream broke.
+        """
+        with self._handle.borrow() as decoding:
+            if decoding is None:
+                return None
+            try:
+                return decoding.next_frame(self.name)
+            except (av.error.ExitError, TimeoutError) as error:
+                # `from None`: FFmpeg's own text holds the URL with its password.
+                raise _timeout(self.name, "deliver", self._timeouts[1], error) from None
+            except (av.error.FFmpegError, OSError) as error:
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"{self.name}: broke off: {_reason(error)}") from None
+
+    def close(self) -> None:
+        """Close the file or connection, at the latest when a read under way returns."""
+        self._handle.close()
+
+    def _make(self) -> tuple[_Decoding, Callable[[], object]]:
+        try:
+            container = av.open(
+                self._address,
+                timeout=self._timeouts if self._is_url else None,
+                options=_LIVE_OPTIONS if self.live and self._is_url else {},
+            )
+        except (av.error.ExitError, TimeoutError) as error:
+            raise _timeout(self.name, "open", self._timeouts[0], error) from None
+        except FileNotFoundError as error:
+            raise SourceNotFoundError(f"{self.name}: {_reason(error)}") from None
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise SourceError(f"{self.name}: does not open: {_reason(error)}") from None
+        if not container.streams.video or container.streams.video[0].codec_context is None:
+            container.close()
+            raise SourceError(f"{self.name}: holds no video that this FFmpeg can decode")
+        # Frame threads decode several pictures ahead: right for a file, too late for a live one.
+        container.streams.video[0].thread_type = "SLICE" if self.live else "AUTO"
+        return _Decoding(container, whole=not self.live), container.close
+
+
+class _Decoding:
+    """An open container and how far it has been decoded."""
+
+    def __init__(self, container: Any, *, whole: bool) -> None:
+        stream = container.streams.video[0]
+        rate = stream.average_rate or stream.guessed_rate
+        self.frame_rate = float(rate) if rate else None
+        self.frame_count = stream.frames or None
+        self._packets: Iterator[Any] = container.demux(stream)
+        self._waiting: deque[Any] = deque()
+        self._index = -1
+        self._declared_end_s = _declared_end_s(container, stream) if whole else None
+        self._end_s = 0.0
+
+    def next_frame(self, name: str) -> Frame | None:
+        while not self._waiting:
+            packet = next(self._packets, None)
+            if packet is None:
+                self._check_whole(name)
+                return None
+            if packet.size and packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self._end_s = max(self._end_s, float(end))
+            try:
+                self._waiting.extend(packet.decode())
+            except av.error.FFmpegError as error:
+                self._index += 1
+                raise FrameError(
+                    f"{name}: frame {self._index} cannot be decoded: {_reason(error)}"
+                ) from None
+        picture = self._waiting.popleft()
+        captured_ns = time.monotonic_ns()
+        self._index += 1
+        if picture.is_corrupt:
+            raise FrameError(f"{name}: frame {self._index} is damaged")
+        image = _to_array(picture)
+        pts_s = None if picture.pts is None else float(picture.pts * picture.time_base)
+        color: ColorOrder = "gray" if image.ndim == 2 else "rgb"
+        return Frame(image, color, self._index, captured_ns, name, pts_s)
+
+    def _check_whole(self, name: str) -> None:
+        declared, self._declared_end_s = self._declared_end_s, None
+        if declared is not None and self._end_s < declared - _MISSING_S:
+            raise SourceError(
+                f"{name}: is cut off: it ends at {self._end_s:.2f} s and its header says "
+                f"{declared:.2f} s; {self._index + 1} frames were read"
+            )
+
+
+def _declared_end_s(container: Any, stream: Any) -> float | None:
+    """Where the video should end by the header, or None where formats only estimate it."""
+    names = set(container.format.name.split(","))
+    start_s = float((stream.start_time or 0) * stream.time_base)
+    if "mp4" in names and stream.duration:
+        return start_s + float(stream.duration * stream.time_base)
+    # Matroska gives one length for all streams together, and sound may outlast the picture.
+    if "matroska" in names and container.duration and len(container.streams) == 1:
+        return float(container.duration / av.time_base)
+    return None
+
+
+def _to_array(picture: Any) -> NDArray[np.uint8]:
+    grey = picture.format.name.startswith("gray")
+    image: NDArray[np.uint8] = picture.to_ndarray(format="gray" if grey else "rgb24")
+    if grey and picture.color_range == _LIMITED_RANGE:
+        image = cv2.LUT(image, _EXPAND)
+    # PyAV 12 has no `rotation`. Degrees counterclockwise, as numpy turns.
+    turns = round(getattr(picture, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _timeout(name: str, verb: str, seconds: float, error: BaseException) -> SourceTimeoutError:
+    return SourceTimeoutError(f"{name}: did not {verb} within {seconds:g} s ({_reason(error)})")
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's words for an error, without the address that its full text repeats."""
+    return str(getattr(error, "strerror", None) or type(error).__name__)
