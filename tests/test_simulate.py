@@ -139,6 +139,7 @@ def test_points_forty_millimetres_apart_are_shown_so(size: tuple[int, int]) -> N
     ticks = np.nonzero(screen.draw(beams)[:, -4:].max(axis=1) > 100)[0]
     assert apart * screen.pixel_size_mm == pytest.approx(40.0, abs=0.15)
     assert level == pytest.approx(ticks[5], abs=1)
+    assert screen.to_pixels(-20.0, 50.0) == pytest.approx((left, level), abs=0.7)
 
 
 @settings(deadline=None, max_examples=50)
