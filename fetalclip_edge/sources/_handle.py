@@ -67,6 +67,11 @@ class Handle(Generic[T]):
             if release is not None:
                 release()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, so that a read that failed since is only over."""
+        return self._closed
+
     def close(self) -> None:
         """Release the value, now or when the read under way is over."""
         with self._lock:

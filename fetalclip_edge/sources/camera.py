@@ -68,6 +68,8 @@ class _CaptureSource(Source):
             if capture is None:
                 return None
             if not capture.grab():
+                if self._handle.closed:
+                    return None
                 raise SourceError(
                     f"{self.name}: no frame came after {self._index + 1}; "
                     "the device was unplugged, switched off or its signal is lost"

@@ -35,7 +35,7 @@ VIDEO_SUFFIXES = (
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: black is 16 and white is 235
 _EXPAND = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 # TCP loses no packets, and a torn picture is worse than a late one.
-_LIVE_OPTIONS = {"rtsp_flags": "prefer_tcp", "fflags": "nobuffer"}
+_URL_OPTIONS = {"rtsp_flags": "prefer_tcp"}
 # A file counts as cut off when this much of the length it declares is missing.
 _MISSING_S = 0.5
 
@@ -100,32 +100,46 @@ class VideoSource(Source):
         with self._handle.borrow() as decoding:
             if decoding is None:
                 return None
+            started = time.monotonic()
             try:
                 return decoding.next_frame(self.name)
-            except (av.error.ExitError, TimeoutError) as error:
-                # `from None`: FFmpeg's own text holds the URL with its password.
-                raise _timeout(self.name, "deliver", self._timeouts[1], error) from None
+            except SourceError:
+                raise
             except (av.error.FFmpegError, OSError) as error:
-                if isinstance(error, SourceError):
-                    raise
+                if self._handle.closed:
+                    return None
+                # `from None`: FFmpeg's own text holds the URL with its password.
+                if self._timed_out(error, started, self._timeouts[1]):
+                    raise SourceTimeoutError(
+                        f"{self.name}: no picture came for {self._timeouts[1]:g} s"
+                    ) from None
                 raise SourceError(f"{self.name}: broke off: {_reason(error)}") from None
 
     def close(self) -> None:
         """Close the file or connection, at the latest when a read under way returns."""
         self._handle.close()
 
+    def _timed_out(self, error: BaseException, started: float, seconds: float) -> bool:
+        # FFmpeg's protocols name an interruption in different ways, and RTSP as bad data.
+        if isinstance(error, (av.error.ExitError, TimeoutError)):
+            return True
+        return self._is_url and time.monotonic() - started >= seconds
+
     def _make(self) -> tuple[_Decoding, Callable[[], object]]:
+        started = time.monotonic()
         try:
             container = av.open(
                 self._address,
                 timeout=self._timeouts if self._is_url else None,
-                options=_LIVE_OPTIONS if self.live and self._is_url else {},
+                options=_URL_OPTIONS if self._is_url else {},
             )
-        except (av.error.ExitError, TimeoutError) as error:
-            raise _timeout(self.name, "open", self._timeouts[0], error) from None
-        except FileNotFoundError as error:
+        except (av.error.FileNotFoundError, av.error.HTTPNotFoundError) as error:
             raise SourceNotFoundError(f"{self.name}: {_reason(error)}") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            if self._timed_out(error, started, self._timeouts[0]):
+                raise SourceTimeoutError(
+                    f"{self.name}: did not open within {self._timeouts[0]:g} s"
+                ) from None
             raise SourceError(f"{self.name}: does not open: {_reason(error)}") from None
         if not container.streams.video or container.streams.video[0].codec_context is None:
             container.close()
@@ -204,10 +218,6 @@ def _to_array(picture: Any) -> NDArray[np.uint8]:
     # PyAV 12 has no `rotation`. Degrees counterclockwise, as numpy turns.
     turns = round(getattr(picture, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-
-def _timeout(name: str, verb: str, seconds: float, error: BaseException) -> SourceTimeoutError:
-    return SourceTimeoutError(f"{name}: did not {verb} within {seconds:g} s ({_reason(error)})")
 
 
 def _reason(error: BaseException) -> str:
