@@ -18,12 +18,19 @@ struct QuadsInAColumn {
   const std::uint8_t* operator()(int index) const { return rows[index] + 4 * column; }
 };
 
+constexpr int kCacheLine = 64;
+
 template <class Ops>
 void resize_columns(const std::uint8_t* quads, const AxisWeights& axis,
-                    std::uint8_t* const row_quads[kQuadRows]) {
+                    std::uint8_t* const row_quads[kQuadRows], const Ahead& ahead) {
   const int begin = axis.first / 16 * 16;
   const int end = (axis.last + 15) / 16 * 16;
+  int fetched = 0;
   for (int x = begin; x < end; x += 4) {
+    const int until = ahead.bytes * (x + 4 - begin) / (end - begin);
+    for (; fetched < until; fetched += kCacheLine) {
+      for (const std::uint8_t* row : ahead.rows) __builtin_prefetch(row + fetched);
+    }
     typename Ops::Bytes columns[4];
     for (int i = 0; i < 4; ++i) {
       const Window& window = axis.windows[static_cast<std::size_t>(x + i)];

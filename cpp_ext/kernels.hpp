@@ -14,6 +14,12 @@ constexpr int kQuadRows = kRows / 4;
 // Bytes that one quad takes over the 16 rows of a block.
 constexpr int kQuadBytes = kRows * 4;
 
+// Memory that the next block will read: brought near while this one is computed.
+struct Ahead {
+  const std::uint8_t* rows[kRows] = {};
+  int bytes = 0;  // of each row
+};
+
 struct Kernels {
   const char* name;
 
@@ -32,7 +38,7 @@ struct Kernels {
   // Horizontal pass over 16 rows. Writes column x of rows 4r..4r+3 as a quad at row_quads[r][4x],
   // for the columns that touch the frame and those around them up to multiples of 16.
   void (*resize_columns)(const std::uint8_t* quads, const AxisWeights& axis,
-                         std::uint8_t* const row_quads[kQuadRows]);
+                         std::uint8_t* const row_quads[kQuadRows], const Ahead& ahead);
 
   // Vertical pass for one output row, columns [begin, end), both multiples of 16. `row_quads`
   // holds the quads of `window` from its first on.

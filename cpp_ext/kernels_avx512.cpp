@@ -73,15 +73,18 @@ void luma_row(const std::uint8_t* pixels, int width, bool bgr, std::uint8_t* gra
   const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i twice_green =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 1, 3, 4, 5, 4, 6, 7, 8, 7, 9, 10, 11, 10));
-  for (int x = 0; x < width; x += 16) {
-    const int left = width - x;
-    const __m512i quads = _mm512_shuffle_epi8(load_pixels(pixels + 3 * x, left), twice_green);
+  // Inlined with a constant count for all but the last pixels, so that masks cost nothing there.
+  const auto convert = [&](int x, int count) {
+    const __m512i quads = _mm512_shuffle_epi8(load_pixels(pixels + 3 * x, count), twice_green);
     const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), quads, high_weights);
     const __m512i low = _mm512_dpbusd_epi32(half, quads, low_weights);
     const __m512i sums = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-    _mm_mask_storeu_epi8(gray + x, static_cast<__mmask16>(first_bytes(left < 16 ? left : 16)),
+    _mm_mask_storeu_epi8(gray + x, static_cast<__mmask16>(first_bytes(count)),
                          _mm512_cvtepi32_epi8(_mm512_srli_epi32(sums, 16)));
-  }
+  };
+  const int whole = width / 16 * 16;
+  for (int x = 0; x < whole; x += 16) convert(x, 16);
+  if (whole < width) convert(whole, width - whole);
 }
 
 void split_row(const std::uint8_t* pixels, int width, std::uint8_t* const planes[3]) {
@@ -90,21 +93,23 @@ void split_row(const std::uint8_t* pixels, int width, std::uint8_t* const planes
   const __m512i first_and_second =
       _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
   const __m512i third = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 0, 0, 0, 0, 0, 0, 0, 0);
-  for (int x = 0; x < width; x += 64) {
+  const auto split = [&](int x, int count) {
     __m512i part[4];
     for (int i = 0; i < 4; ++i) {
-      part[i] = _mm512_shuffle_epi8(load_pixels(pixels + 3 * (x + 16 * i), width - x - 16 * i),
-                                    sort);
+      part[i] = _mm512_shuffle_epi8(load_pixels(pixels + 3 * (x + 16 * i), count - 16 * i), sort);
     }
     const __m512i low = _mm512_permutex2var_epi32(part[0], first_and_second, part[1]);
     const __m512i high = _mm512_permutex2var_epi32(part[2], first_and_second, part[3]);
     const __m512i low_third = _mm512_permutex2var_epi32(part[0], third, part[1]);
     const __m512i high_third = _mm512_permutex2var_epi32(part[2], third, part[3]);
-    const __mmask64 mask = first_bytes(width - x);
+    const __mmask64 mask = first_bytes(count);
     _mm512_mask_storeu_epi8(planes[0] + x, mask, _mm512_shuffle_i64x2(low, high, 0x44));
     _mm512_mask_storeu_epi8(planes[1] + x, mask, _mm512_shuffle_i64x2(low, high, 0xee));
     _mm512_mask_storeu_epi8(planes[2] + x, mask, _mm512_shuffle_i64x2(low_third, high_third, 0x44));
-  }
+  };
+  const int whole = width / 64 * 64;
+  for (int x = 0; x < whole; x += 64) split(x, 64);
+  if (whole < width) split(whole, width - whole);
 }
 
 // 16 x 16 transpositions of quads: 16 rows of 64 pixels at a time.

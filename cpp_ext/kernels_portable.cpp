@@ -27,11 +27,11 @@ struct Portable {
       const std::uint8_t* pixels = quads(q);
       std::int16_t w[4];
       std::memcpy(w, weights + q, sizeof w);
+      // GCC would unroll this into scalar code before it gets to vectorise it.
+#pragma GCC unroll 1
       for (int r = 0; r < kRows; ++r) {
-        sums[r] += static_cast<std::int16_t>(pixels[4 * r]) * w[0] +
-                   static_cast<std::int16_t>(pixels[4 * r + 1]) * w[1] +
-                   static_cast<std::int16_t>(pixels[4 * r + 2]) * w[2] +
-                   static_cast<std::int16_t>(pixels[4 * r + 3]) * w[3];
+        sums[r] += pixels[4 * r] * w[0] + pixels[4 * r + 1] * w[1] + pixels[4 * r + 2] * w[2] +
+                   pixels[4 * r + 3] * w[3];
       }
     }
     Bytes bytes;

@@ -77,6 +77,18 @@ std::shared_ptr<const Resampler::Geometry> Resampler::geometry_of(int width, int
   return made;
 }
 
+// The 16 rows from `row` on, where they are contiguous. Reading a frame that is not in the cache
+// takes longer than the arithmetic; done side by side, the two take little more than the reading.
+Ahead Resampler::ahead_of(const FrameView& frame, int row) {
+  Ahead ahead;
+  if (row >= frame.height || frame.pixel_stride != frame.channels) return ahead;
+  for (int r = 0; r < kRows; ++r) {
+    ahead.rows[r] = frame.data + std::min(row + r, frame.height - 1) * frame.row_stride;
+  }
+  ahead.bytes = frame.width * frame.channels;
+  return ahead;
+}
+
 // Points `rows` at 16 rows of each plane to resize, converting colours on the way. Rows beyond
 // the last stand for it; their weights are zero. Returns the number of planes.
 int Resampler::load_rows(const FrameView& frame, int row, Scratch& scratch,
@@ -183,11 +195,12 @@ void Resampler::run(const FrameView& frame, void* out) const {
   for (int row = 0; row < frame.height; row += kRows) {
     const std::uint8_t* rows[3][kRows];
     const int planes = load_rows(frame, row, scratch, rows);
+    const Ahead ahead = ahead_of(frame, row + kRows);
     for (int p = 0; p < planes; ++p) {
       std::uint8_t* to[kQuadRows];
       for (int q = 0; q < kQuadRows; ++q) to[q] = ring_row(p, row / 4 + q);
       kernels_.gather_quads(rows[p], frame.width, quads);
-      kernels_.resize_columns(quads, columns, to);
+      kernels_.resize_columns(quads, columns, to, p == 0 ? ahead : Ahead{});
     }
     const int complete = row / 4 + kQuadRows;
     for (; y < vertical.last; ++y) {

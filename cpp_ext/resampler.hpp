@@ -56,6 +56,7 @@ class Resampler {
   struct Geometry;
 
   std::shared_ptr<const Geometry> geometry_of(int width, int height) const;
+  static Ahead ahead_of(const FrameView& frame, int row);
   int load_rows(const FrameView& frame, int row, Scratch& scratch,
                 const std::uint8_t* rows[3][kRows]) const;
   void write_row(const std::uint8_t* levels, int channel, int y, void* out) const;
