@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_BUNDLE", "SCHEMA_VERSION", "ModelBundle", "PromptSet", "file_sha256"]
+__all__ = [
+    "CHECKSUM",
+    "DEFAULT_BUNDLE",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "ModelBundle",
+    "PromptSet",
+    "file_sha256",
+]
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 """The bundle that the package ships."""

@@ -74,6 +74,7 @@ class Frame:
         pts_s: presentation time in the recording, in seconds, or None.
         region: the ultrasound picture within the frame, or None for the whole frame.
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
+        grab_ms: how long the source took to deliver it, or None when not measured.
     """
 
     image: NDArray[np.uint8]
@@ -84,6 +85,7 @@ class Frame:
     pts_s: float | None = None
     region: Region | None = None
     pixel_size_mm: float | None = None
+    grab_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +209,10 @@ class Result:
             "head_circumference_mm": None if head is None else head.head_circumference_mm,
             "timing_ms": self.timing.to_dict(),
         }
+        if self.frame_index is not None:
+            answer |= {"frame_index": self.frame_index, "pts_s": self.pts_s}
         if self.dropped is not None:
-            answer |= {
-                "frame_index": self.frame_index,
-                "pts_s": self.pts_s,
-                "dropped": self.dropped,
-            }
+            answer["dropped"] = self.dropped
         return answer
 
 

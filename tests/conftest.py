@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests marked `data` read the real ultrasound images, which are not ours to ship."""
+"""Shared fixtures. Tests marked `data` read the real ultrasound images, not ours to ship."""
 
 from __future__ import annotations
 

@@ -20,7 +20,11 @@ _PLANE_TERMS = {
     ),
     "brain": ("fetal head", "fetal brain", "axial plane of the fetal head"),
     "femur": ("fetal femur", "fetal thigh bone", "long axis of the fetal femur"),
-    "thorax": ("fetal thorax", "fetal chest with the heart", "four-chamber view of the fetal heart"),
+    "thorax": (
+        "fetal thorax",
+        "fetal chest with the heart",
+        "four-chamber view of the fetal heart",
+    ),
     "cervix": ("maternal cervix", "mother's cervix", "cervical canal of the mother"),
     "other": (
         "fetus in no standard plane",
@@ -30,8 +34,14 @@ _PLANE_TERMS = {
 }
 
 _BRAIN_PLANE_TERMS = {
-    "trans-thalamic": ("trans-thalamic plane", "plane through the thalami and cavum septi pellucidi"),
-    "trans-cerebellum": ("trans-cerebellar plane", "plane through the cerebellum and cisterna magna"),
+    "trans-thalamic": (
+        "trans-thalamic plane",
+        "plane through the thalami and cavum septi pellucidi",
+    ),
+    "trans-cerebellum": (
+        "trans-cerebellar plane",
+        "plane through the cerebellum and cisterna magna",
+    ),
     "trans-ventricular": ("trans-ventricular plane", "plane through the lateral ventricles"),
 }
 

@@ -152,4 +152,4 @@ def load_images(examples: Sequence[Example], size: int, title: str) -> torch.Ten
 def stored_side(example: Example) -> int:
     """The longest side of the stored image, in pixels."""
     with Image.open(example.path) as image:
-        return max(image.size)
+        return int(max(image.size))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def relations(images: Sequence[Facts], captions: Sequence[Facts]) -> NDArray[np.
     return np.asarray(np.minimum.reduce(verdicts), dtype=np.int8)
 
 
-def _columns(facts: Sequence[Facts]) -> dict[str, NDArray[np.generic]]:
+def _columns(facts: Sequence[Facts]) -> dict[str, NDArray[Any]]:
     def number(value: float | None) -> float:
         return np.nan if value is None else float(value)
 
@@ -81,16 +82,14 @@ def _columns(facts: Sequence[Facts]) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _compare_names(
-    known: NDArray[np.generic], claimed: NDArray[np.generic]
-) -> NDArray[np.int64]:
+def _compare_names(known: NDArray[Any], claimed: NDArray[Any]) -> NDArray[np.int64]:
     verdict = np.where(known == claimed, SUPPORTS, CONTRADICTS)
     verdict = np.where(known == "", UNKNOWN, verdict)
     return np.where(claimed == "", SUPPORTS, verdict)
 
 
 def _compare_numbers(
-    difference: NDArray[np.float64], claimed: NDArray[np.generic], tolerance: tuple[float, float]
+    difference: NDArray[np.float64], claimed: NDArray[Any], tolerance: tuple[float, float]
 ) -> NDArray[np.int64]:
     right, wrong = tolerance
     verdict = np.where(difference <= right, SUPPORTS, UNKNOWN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from training.facts import SUPPORTS, UNKNOWN
@@ -10,9 +9,7 @@ from training.facts import SUPPORTS, UNKNOWN
 __all__ = ["contrastive_loss"]
 
 
-def contrastive_loss(
-    images: Tensor, captions: Tensor, scale: Tensor, relations: Tensor
-) -> Tensor:
+def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, relations: Tensor) -> Tensor:
     """CLIP's symmetric loss where several captions may be true of an image, and some unknown.
 
     For every row the targets are spread evenly over its true partners (as in UniCL,

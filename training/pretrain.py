@@ -64,7 +64,7 @@ class Trainer:
         self.config, self.train = config, train
         self.model = DualEncoder(config.model)
         self.model.image.load_imagenet()
-        self.model.image.to(memory_format=torch.channels_last)
+        self.model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.model, config.average_decay)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -195,7 +195,9 @@ def load_split(examples: list[Example], canvas: int, title: str) -> Split:
     return Split(examples, load_images(examples, canvas, title))
 
 
-def train_and_validation(root: Path, config: ExperimentConfig) -> tuple[list[Example], list[Example]]:
+def train_and_validation(
+    root: Path, config: ExperimentConfig
+) -> tuple[list[Example], list[Example]]:
     """The training patients, parted into those to learn from and those to validate on."""
     examples = planes_examples(root, "train") + hc18_examples(root, "train")
     return holdout_by_group(examples, config.holdout, config.seed)
@@ -230,7 +232,7 @@ def main(
             _log(out / "log.csv", {"epoch": trainer.epoch, "loss": loss, **metrics})
             shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             console.print(f"epoch {trainer.epoch}: loss {loss:.4f}, validation {shown}")
-    save_release(out, trainer.average.model, metrics)
+    save_release(out, trainer.average.model, metrics, {example.group for example in held})
     console.print(f"wrote {out}; next: python -m export.bundle {out} --out BUNDLE")
 
 

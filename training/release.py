@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save as encode_arrays
+from safetensors.torch import load_file
+from safetensors.torch import save as encode_tensors
 
 from training.captions import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
 from training.models import DualEncoder, ImageTower, ModelConfig
@@ -29,6 +31,8 @@ class Release:
         prompts: name of the prompt set -> its description in `model.json` (labels, texts, hash).
         embeddings: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
         validation: metrics on the held-out training patients.
+        held_out: those patients, as `training.datasets.Example.group` names them; only they may
+            be used to fit a temperature or a threshold.
     """
 
     config: ModelConfig
@@ -36,9 +40,12 @@ class Release:
     prompts: dict[str, dict[str, object]]
     embeddings: dict[str, NDArray[np.float32]]
     validation: dict[str, float]
+    held_out: frozenset[str]
 
 
-def save_release(folder: Path, model: DualEncoder, validation: dict[str, float]) -> None:
+def save_release(
+    folder: Path, model: DualEncoder, validation: dict[str, float], held_out: Collection[str]
+) -> None:
     """Write `model.json`, the two towers and the prompt embeddings into `folder`.
 
     Weights are stored in half precision: the export measures what it writes, from these.
@@ -49,15 +56,14 @@ def save_release(folder: Path, model: DualEncoder, validation: dict[str, float])
     }
     for name, tensors in halves.items():
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        save_file({k: v.contiguous() for k, v in half.items()}, folder / f"{name}.safetensors")
+        encoded = encode_tensors({k: v.contiguous() for k, v in half.items()})
+        (folder / f"{name}.safetensors").write_bytes(encoded)
     sets = (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)
-    save_arrays(
-        {prompts.name: embed_prompts(model, prompts).numpy() for prompts in sets},
-        folder / "prompts.safetensors",
-    )
+    embeddings = {prompts.name: embed_prompts(model, prompts).numpy() for prompts in sets}
+    (folder / "prompts.safetensors").write_bytes(encode_arrays(embeddings))
     description = {
         "model": model.config.to_dict(),
-        "logit_scale": float(model.scale),
+        "logit_scale": float(model.scale.detach()),
         "prompts": {
             prompts.name: {
                 "labels": prompts.labels,
@@ -67,6 +73,7 @@ def save_release(folder: Path, model: DualEncoder, validation: dict[str, float])
             for prompts in sets
         },
         "validation": validation,
+        "held_out": sorted(held_out),
     }
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -95,4 +102,5 @@ def load_release(folder: Path) -> Release:
         description["prompts"],
         dict(load_arrays(folder / "prompts.safetensors")),
         description["validation"],
+        frozenset(description["held_out"]),
     )

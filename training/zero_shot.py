@@ -39,7 +39,9 @@ def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]
     kept = [(t, a) for t, a in zip(truth, answers, strict=True) if t in labels]
     if not kept:
         raise ValueError(f"no image is labelled with any of {', '.join(labels)}")
-    score = f1_score(*zip(*kept, strict=True), labels=list(labels), average="macro", zero_division=0)
+    score = f1_score(
+        *zip(*kept, strict=True), labels=list(labels), average="macro", zero_division=0
+    )
     return float(score)
 
 

@@ -65,7 +65,7 @@ class VideoSource(Source):
         *,
         live: bool | None = None,
         open_timeout_s: float = 10.0,
-        read_timeout_s: float = 5.0,
+        read_timeout_s: float = 4.0,
     ) -> None:
         self._is_url = isinstance(source, str) and "://" in source
         # An absolute path, for FFmpeg takes the "a" of "a:b.mp4" for a protocol.

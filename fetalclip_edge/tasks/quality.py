@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,4 +16,5 @@ that were looked at (2,440 obstetric ones) lie above 18."""
 
 def is_flat(image: NDArray[np.uint8]) -> bool:
     """Whether a frame `(H, W)` or `(H, W, 3)` shows nothing: one colour, but for slight noise."""
-    return bool(image[::_STEP, ::_STEP].std(axis=(0, 1)).max() < _FLAT_STANDARD_DEVIATION)
+    _, deviations = cv2.meanStdDev(np.ascontiguousarray(image[::_STEP, ::_STEP]))
+    return bool(deviations.max() < _FLAT_STANDARD_DEVIATION)

@@ -1,0 +1,1 @@
+"""Fitting what training leaves open, on real frames: INT8 ranges and confidence."""

@@ -1,0 +1,67 @@
+"""From similarities to calibrated probabilities, and the threshold below which to abstain."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+__all__ = ["expected_calibration_error", "fit_temperature", "similarity_threshold"]
+
+_COLDEST, _HOTTEST = 0.005, 1.0
+_BINS = 15
+
+
+def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The temperature that makes `softmax(cosines / temperature)` most likely.
+
+    Temperature scaling: Guo et al. 2017, arXiv 1706.04599.
+
+    Args:
+        cosines: `(N, classes)`, of validation patients.
+        truth: `(N,)`, index of the right class.
+
+    Returns:
+        The temperature, between 0.005 and 1.
+    """
+    if len(cosines) == 0 or len(cosines) != len(truth):
+        raise ValueError(f"need one truth per row, not {len(truth)} for {len(cosines)}")
+
+    def surprise(log_temperature: float) -> float:
+        scaled = log_softmax(cosines / np.exp(log_temperature), axis=1)
+        return float(-scaled[np.arange(len(truth)), truth].mean())
+
+    best = minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    return float(np.exp(best.x))
+
+
+def similarity_threshold(similarities: NDArray[np.float32], acceptance: float) -> float:
+    """The similarity that a given share of validation frames reaches.
+
+    Args:
+        similarities: `(N,)`, cosine of each frame with its nearest class.
+        acceptance: share of the frames to accept, 0 to 1.
+    """
+    if not 0 < acceptance < 1:
+        raise ValueError(f"acceptance must lie between 0 and 1, not {acceptance}")
+    return float(np.quantile(similarities, 1 - acceptance))
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> float:
+    """Mean gap between confidence and accuracy over 15 equal bins, weighted by their size.
+
+    Naeini et al. 2015, as in arXiv 1706.04599.
+
+    Args:
+        confidence: `(N,)`, highest probability of each answer, 0 to 1.
+        correct: `(N,)`, whether the answer was right.
+    """
+    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
+    error = 0.0
+    for index in np.unique(bins):
+        inside = bins == index
+        error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return float(error)

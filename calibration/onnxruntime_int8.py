@@ -1,0 +1,72 @@
+"""INT8 for ONNX Runtime's CPU kernels: uint8 activations, int8 weights, ranges from real frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from export.graph import dequantised_input, with_grey_levels
+
+__all__ = ["quantise"]
+
+_CORE_INPUT = "normalised"
+
+
+class _Frames(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, frames: NDArray[np.uint8], zero: float, unit: float) -> None:
+        self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
+            {_CORE_INPUT: ((frames[i : i + 1].astype(np.float32) - zero) / unit)}
+            for i in range(len(frames))
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._batches, None)
+
+
+def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
+    """Write the U8S8 graph of a float32 core.
+
+    Where mean and standard deviation are whole grey levels, the normalisation is the
+    quantisation of the input, and the frame's bytes go into the first convolution as they are.
+
+    Args:
+        core: graph written by `export.graph.export_core`.
+        frames: calibration set, uint8 `(N, 1, S, S)`, as the preprocessing makes them.
+        mean: grey level, in units of 0 to 1, that becomes zero.
+        std: grey levels, in units of 0 to 1, that become one.
+        out: where to write.
+    """
+    zero, unit = 255 * mean, 255 * std
+    exact = abs(zero - round(zero)) < 1e-6 and 0 <= round(zero) <= 255
+    overrides = {
+        _CORE_INPUT: [
+            {"scale": np.array(1 / unit, np.float32), "zero_point": np.array(round(zero), np.uint8)}
+        ]
+    }
+    logging.getLogger("root").setLevel(logging.ERROR)
+    quantize_static(
+        str(core),
+        str(out),
+        _Frames(frames, zero, unit),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"TensorQuantOverrides": overrides} if exact else {},
+    )
+    quantised = onnx.load(out)
+    model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
+    onnx.save(model, out)

@@ -1,0 +1,81 @@
+"""How good and how fast a graph is, on real frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from rich.progress import track
+from sklearn.metrics import f1_score
+
+from export.graph import INPUT, OUTPUT
+from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.datasets import Example
+from training.zero_shot import SCORED_PLANES, brain_plane_f1, macro_f1
+
+__all__ = ["accuracy", "embed", "one_thread_session", "paired_latency"]
+
+_WARM_UP = 10
+
+
+def one_thread_session(path: Path) -> ort.InferenceSession:
+    """A graph in ONNX Runtime on one CPU thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def embed(
+    session: ort.InferenceSession, frames: NDArray[np.uint8], title: str
+) -> NDArray[np.float32]:
+    """Embeddings `(N, D)` of frames `(N, 1, S, S)`, with a progress bar."""
+    return np.concatenate(
+        [
+            session.run([OUTPUT], {INPUT: frames[i : i + 8]})[0]
+            for i in track(range(0, len(frames), 8), title)
+        ]
+    )
+
+
+def accuracy(
+    embeddings: NDArray[np.float32],
+    examples: Sequence[Example],
+    prompts: dict[str, NDArray[np.float32]],
+) -> dict[str, object]:
+    """Zero-shot macro-F1 of planes and brain sub-planes, and F1 of each plane; 0 to 1."""
+    planes = [PLANES[i] for i in (embeddings @ prompts["planes"].T).argmax(axis=1)]
+    parts = [BRAIN_PLANES[i] for i in (embeddings @ prompts["brain_planes"].T).argmax(axis=1)]
+    truth = [example.facts.plane for example in examples]
+    kept = [i for i, plane in enumerate(truth) if plane in SCORED_PLANES]
+    each = f1_score(
+        [truth[i] for i in kept],
+        [planes[i] for i in kept],
+        labels=list(SCORED_PLANES),
+        average=None,
+        zero_division=0,
+    )
+    return {
+        "planes_macro_f1": macro_f1(truth, planes, SCORED_PLANES),
+        "planes_f1": dict(zip(SCORED_PLANES, map(float, each), strict=True)),
+        "brain_planes_macro_f1": brain_plane_f1([e.facts.brain_plane for e in examples], parts),
+    }
+
+
+def paired_latency(
+    sessions: dict[str, ort.InferenceSession], frames: NDArray[np.uint8], rounds: int
+) -> dict[str, float]:
+    """Median milliseconds of one frame; the graphs take turns, to see the same machine."""
+    samples: dict[str, list[float]] = {name: [] for name in sessions}
+    for index in range(-_WARM_UP, rounds):
+        frame = frames[index % len(frames)][None]
+        for name, session in sessions.items():
+            begin = time.perf_counter()
+            session.run([OUTPUT], {INPUT: frame})
+            if index >= 0:
+                samples[name].append(1000 * (time.perf_counter() - begin))
+    return {name: float(np.median(values)) for name, values in samples.items()}

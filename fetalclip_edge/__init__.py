@@ -1,0 +1,27 @@
+"""FetalCLIP on the ultrasound probe: standard planes from live video, in INT8.
+
+Not a medical device: for research and engineering, never for diagnosis.
+"""
+
+from importlib.metadata import version
+
+from fetalclip_edge.errors import FetalCLIPEdgeError
+from fetalclip_edge.model import Model, load
+from fetalclip_edge.preprocess import preprocess
+from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.stream import Stream, stream
+
+__all__ = [
+    "FetalCLIPEdgeError",
+    "Frame",
+    "Model",
+    "Region",
+    "Result",
+    "Stream",
+    "StreamState",
+    "load",
+    "preprocess",
+    "stream",
+]
+
+__version__ = version("fetalclip-edge")

@@ -1,0 +1,123 @@
+"""Answers for files: what `fetalclip-edge analyze` does, one image after the other."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError
+from fetalclip_edge.model import Model, check_pixel_size
+from fetalclip_edge.results import Result
+from fetalclip_edge.sources import open_source
+from fetalclip_edge.sources.images import images_in
+
+__all__ = ["Unreadable", "analyze_paths", "list_files", "read_pixel_sizes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file, or a frame of one, that gave no result, and why."""
+
+    source: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that the command line prints."""
+        return {"source": self.source, "error": self.error}
+
+
+def list_files(paths: Iterable[str]) -> list[str]:
+    """The files to analyse, in order: a folder stands for the images in it, sorted naturally.
+
+    Raises:
+        SourceNotFoundError: a folder holds no image.
+    """
+    files: list[str] = []
+    for path in paths:
+        if Path(path).is_dir():
+            files += [str(file) for file in images_in(Path(path))]
+        else:
+            files.append(path)
+    return files
+
+
+def read_pixel_sizes(path: Path) -> dict[str, float]:
+    """Pixel sizes from a CSV with the columns `file` and `pixel_size_mm`.
+
+    Returns:
+        File, as written in the CSV -> millimetres per pixel.
+
+    Raises:
+        ValueError: a column is missing, or a value is not a positive number.
+        FileNotFoundError: there is no such file.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"file", "pixel_size_mm"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} lacks the column {' and '.join(sorted(missing))}")
+        sizes: dict[str, float] = {}
+        for row in reader:
+            try:
+                size = float(row["pixel_size_mm"])
+                check_pixel_size(size)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: pixel_size_mm must be a positive number, "
+                    f"not {row['pixel_size_mm']!r}"
+                ) from None
+            sizes[row["file"]] = size
+    return sizes
+
+
+def analyze_paths(
+    model: Model,
+    files: Iterable[str],
+    *,
+    pixel_size_mm: float | None = None,
+    pixel_sizes: Mapping[str, float] | None = None,
+) -> Iterator[Result | Unreadable]:
+    """Answer for every image of every file, in order.
+
+    An image file gives one result, a DICOM or video file one for each frame. What cannot be read
+    gives an `Unreadable` in its place, and the next file follows.
+
+    Args:
+        model: what answers.
+        files: paths of image, DICOM and video files.
+        pixel_size_mm: millimetres per pixel for all of them.
+        pixel_sizes: millimetres per pixel by path or base name; a path not in it takes
+            `pixel_size_mm`, and then what the file itself says.
+    """
+    for file in files:
+        size = (pixel_sizes or {}).get(file, (pixel_sizes or {}).get(Path(file).name))
+        yield from _analyze_file(model, file, size if size is not None else pixel_size_mm)
+
+
+def _analyze_file(
+    model: Model, file: str, pixel_size_mm: float | None
+) -> Iterator[Result | Unreadable]:
+    if not Path(file).is_file():
+        yield Unreadable(file, "there is no such file")
+        return
+    try:
+        with open_source(file) as source:
+            several = source.frame_count != 1
+            while True:
+                try:
+                    frame = source.read()
+                except FrameError as error:
+                    yield Unreadable(file, str(error))
+                    continue
+                if frame is None:
+                    return
+                if pixel_size_mm is not None:
+                    frame = replace(frame, pixel_size_mm=pixel_size_mm)
+                result = model.analyze_frame(frame)
+                number = result.frame_index if several else None
+                yield replace(result, source=file, frame_index=number)
+    except FetalCLIPEdgeError as error:
+        yield Unreadable(file, str(error))

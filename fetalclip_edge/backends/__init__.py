@@ -1,0 +1,42 @@
+"""Runtimes that execute a bundle's graph: one file each, one contract."""
+
+from __future__ import annotations
+
+from fetalclip_edge.backends.base import Backend
+from fetalclip_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.errors import BackendError
+
+__all__ = ["BACKENDS", "Backend", "load_backend"]
+
+BACKENDS: dict[str, type[Backend]] = {OnnxRuntimeBackend.name: OnnxRuntimeBackend}
+"""Name -> backend, in the order in which "auto" prefers them."""
+
+
+def load_backend(bundle: ModelBundle, name: str = "auto", threads: int = 1) -> Backend:
+    """Load a bundle's graph, ready for the first frame.
+
+    Args:
+        bundle: what to run.
+        name: a key of `BACKENDS`, or "auto" for the first of them that the bundle has a graph for.
+        threads: CPU threads for one frame, at least 1.
+
+    Raises:
+        ValueError: there is no such backend, or `threads` is below 1.
+        BackendError: it could not load the graph.
+        BundleError: the bundle has no graph for it.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    if name == "auto":
+        fitting = [known for known in BACKENDS if known in bundle.graphs]
+        if not fitting:
+            raise BackendError(
+                f"bundle {bundle.name} has graphs for {', '.join(bundle.graphs)}; "
+                f"this version runs {', '.join(BACKENDS)}"
+            )
+        name = fitting[0]
+    if name not in BACKENDS:
+        known_names = ", ".join(["auto", *BACKENDS])
+        raise ValueError(f"there is no backend {name!r}; choose one of {known_names}")
+    return BACKENDS[name](bundle, threads=threads)

@@ -1,0 +1,125 @@
+"""The capture thread: reads a source and fills a mailbox."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+
+from fetalclip_edge.errors import FrameError
+from fetalclip_edge.mailbox import Mailbox
+from fetalclip_edge.results import Frame
+from fetalclip_edge.sources import Source
+
+__all__ = ["Capture", "Captured"]
+
+_log = logging.getLogger("fetalclip_edge")
+
+_JOIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What the capture thread has counted so far."""
+
+    frames: int
+    unreadable: int
+
+
+class Capture:
+    """Owns a source and the thread that reads it.
+
+    The thread that opens and reads the source also closes it, since most devices do not bear
+    being closed by one thread while another reads them.
+
+    Args:
+        source: opened by `start`.
+        mailbox: where the frames go.
+        play: hold frames back until their presentation time, as a camera would deliver them.
+    """
+
+    def __init__(self, source: Source, mailbox: Mailbox, *, play: bool) -> None:
+        self._source, self._mailbox, self._play = source, mailbox, play
+        self._thread: threading.Thread | None = None
+        self._opened = threading.Event()
+        self._open_failure: BaseException | None = None
+        self._frames = 0
+        self._unreadable = 0
+
+    @property
+    def captured(self) -> Captured:
+        """The counts so far."""
+        return Captured(self._frames, self._unreadable)
+
+    def start(self) -> None:
+        """Open the source and begin to read.
+
+        Raises:
+            SourceError: the source cannot be opened.
+        """
+        self._thread = threading.Thread(
+            target=self._run, name=f"fetalclip-edge capture {self._source.name}", daemon=True
+        )
+        self._thread.start()
+        self._opened.wait()
+        if self._open_failure is not None:
+            raise self._open_failure
+
+    def stop(self) -> None:
+        """End the thread and wait until it has let go of the source."""
+        self._mailbox.close()
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive():
+            _log.warning(
+                "%s did not return from a read within %.0f s; its thread is left to end by itself",
+                self._source.name,
+                _JOIN_SECONDS,
+            )
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._source.open()
+            except BaseException as error:
+                self._open_failure = error
+                return
+            finally:
+                self._opened.set()
+            try:
+                self._read_all()
+            except BaseException as error:
+                self._mailbox.end(error)
+            else:
+                self._mailbox.end()
+        finally:
+            self._source.close()
+
+    def _read_all(self) -> None:
+        start_ns: int | None = None
+        while True:
+            begin = time.monotonic_ns()
+            try:
+                frame = self._source.read()
+            except FrameError as error:
+                self._unreadable += 1
+                _log.warning("%s", error)
+                continue
+            if frame is None:
+                return
+            frame = replace(frame, grab_ms=(frame.captured_ns - begin) / 1e6)
+            if self._play and frame.pts_s is not None:
+                if start_ns is None:
+                    start_ns = time.monotonic_ns() - round(frame.pts_s * 1e9)
+                frame = self._wait_for(frame, start_ns + round(frame.pts_s * 1e9))
+            self._frames += 1
+            if not self._mailbox.put(frame):
+                return
+
+    def _wait_for(self, frame: Frame, due_ns: int) -> Frame:
+        wait = (due_ns - time.monotonic_ns()) / 1e9
+        if wait > 0:
+            self._mailbox.wait_until_closed(wait)
+        return replace(frame, captured_ns=time.monotonic_ns())

@@ -1,0 +1,288 @@
+"""The command line, `fetalclip-edge`: every option here, the work elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fetalclip_edge import display
+from fetalclip_edge.analysis import Unreadable, analyze_paths, list_files, read_pixel_sizes
+from fetalclip_edge.backends import BACKENDS
+from fetalclip_edge.bench import benchmark
+from fetalclip_edge.demo import DEMO_CLIP, passages
+from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
+from fetalclip_edge.machine import describe_machine, describe_model
+from fetalclip_edge.model import Model, load
+from fetalclip_edge.results import Result
+from fetalclip_edge.stream import Stream, stream
+
+__all__ = ["app", "main"]
+
+_FAILED, _BAD_INPUT = 1, 2
+
+app = typer.Typer(
+    name="fetalclip-edge",
+    help="Fetal standard planes from ultrasound, live and on the device.\n\n"
+    "Start with: fetalclip-edge demo\n\n"
+    "Not a medical device: for research and engineering, never for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", metavar="DIR", help="Model bundle [default: shipped]")
+]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads for one frame")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Also draw the clip and its answers")
+    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Stream the shipped clip of simulated ultrasound and say what was seen.
+
+    Example: fetalclip-edge demo --picture demo.png
+    """
+    model = _load(bundle, backend, threads)
+    with stream(DEMO_CLIP, model=model, policy="all") as live:
+        total = live.source.frame_count
+        results = list(display.progress(live, "streaming simulated ultrasound", total))
+    display.demo_summary(model, passages(results), live.stats())
+    if picture is not None:
+        from fetalclip_edge.picture import draw_summary
+
+        draw_summary(DEMO_CLIP, results, picture, title="simulated ultrasound")
+        display.note(f"drew {picture}")
+
+
+@app.command()
+def analyze(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Images, DICOM files, or folders")
+    ],
+    as_json: JsonOption = False,
+    pixel_size_mm: Annotated[
+        float | None, typer.Option(metavar="X", help="Millimetres per pixel, for all images")
+    ] = None,
+    pixel_sizes: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Columns file and pixel_size_mm")
+    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Answer for images, one after the other.
+
+    A file that cannot be read is reported in its place and the run goes on; the exit code is
+    then 1.
+
+    Example: fetalclip-edge analyze scans/ --json > answers.jsonl
+    """
+    if pixel_size_mm is not None and pixel_sizes is not None:
+        _fail("give --pixel-size-mm or --pixel-sizes, not both", _BAD_INPUT)
+    if pixel_size_mm is not None and not 0 < pixel_size_mm < float("inf"):
+        _fail(f"--pixel-size-mm must be a positive number, not {pixel_size_mm}", _BAD_INPUT)
+    try:
+        sizes = read_pixel_sizes(pixel_sizes) if pixel_sizes is not None else {}
+        files = list_files(paths)
+    except (OSError, ValueError) as error:
+        _fail(str(error), _BAD_INPUT)
+    model = _load(bundle, backend, threads)
+    answers = analyze_paths(model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes)
+    unreadable = 0
+    for answer in display.progress(answers, "analysing", len(files)):
+        unreadable += isinstance(answer, Unreadable)
+        if as_json:
+            _print_json(answer)
+        else:
+            display.answer(answer)
+    if unreadable:
+        _fail(f"{unreadable} of {len(files)} could not be read", _FAILED)
+
+
+@app.command("stream")
+def stream_command(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Camera, video, DICOM, folder, URL, pipeline")
+    ],
+    as_json: JsonOption = False,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="latest: newest frame, drops counted; all: every frame"),
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N results")
+    ] = None,
+    pixel_size_mm: Annotated[
+        float | None, typer.Option(metavar="X", help="Millimetres per pixel of the frames")
+    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Answer for a live source or a recording, frame by frame, until it ends or Ctrl-C.
+
+    Example: fetalclip-edge stream /dev/video0
+    """
+    model = _load(bundle, backend, threads)
+    try:
+        live = stream(source, model=model, policy=policy, pixel_size_mm=pixel_size_mm)  # type: ignore[arg-type]
+        live.__enter__()
+    except (SourceError, ValueError, TypeError) as error:
+        _fail(str(error), _BAD_INPUT)
+    with live:
+        results = itertools.islice(live, max_frames)
+        if as_json:
+            for result in results:
+                _print_json(result)
+        else:
+            _show_live(live, results)
+
+
+@app.command()
+def bench(
+    as_json: JsonOption = False,
+    frames: Annotated[int, typer.Option(min=1, metavar="N", help="Frames to time")] = 300,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Scale the clip's frames, e.g. 1920x1080")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Frames per second offered")] = 30.0,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Time every stage on this device, on frames of the shipped clip.
+
+    Frames are offered at --rate as a camera would (latency from capture to result), then answered
+    as fast as it goes (frames per second). All samples count; none is clipped.
+
+    Example: fetalclip-edge bench --size 1920x1080
+    """
+    if rate <= 0:
+        _fail(f"--rate must be above 0, not {rate}", _BAD_INPUT)
+    scaled = _parse_size(size)
+    model = _load(bundle, backend, threads)
+    with display.counter("timing", 2 * frames) as advance:
+        report = benchmark(model, frames=frames, size=scaled, rate=rate, advance=advance)
+    if as_json:
+        _print(json.dumps(report, indent=2))
+    else:
+        display.bench_report(report)
+
+
+@app.command()
+def info(
+    as_json: JsonOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+) -> None:
+    """Say which versions, machine, bundle and backend are in use, and how good the model is."""
+    from fetalclip_edge._native import instruction_sets
+
+    model = _load(bundle, backend, 1)
+    report: dict[str, Any] = {
+        **describe_model(model),
+        "machine": describe_machine(),
+        "preprocessing": instruction_sets(),
+        "backends": list(BACKENDS),
+        "intended_use": model.bundle.intended_use,
+        "metrics": model.bundle.metrics,
+        "thresholds": model.bundle.thresholds,
+    }
+    if as_json:
+        _print(json.dumps(report, indent=2))
+    else:
+        display.info_report(report)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if show_version:
+        _print(version("fetalclip-edge"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. Errors are one line on stderr, never a traceback."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader (`head`, say) has enough. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_FAILED)
+    except FetalCLIPEdgeError as error:
+        sys.exit(_say(str(error), _FAILED))
+    except Exception as error:
+        sys.exit(_say(f"{type(error).__name__}: {error}", _FAILED))
+
+
+def _load(bundle: Path | None, backend: str, threads: int) -> Model:
+    try:
+        return load(bundle, backend, threads=threads)
+    except BackendError as error:
+        _fail(str(error), _FAILED)
+    except (BundleError, ValueError) as error:
+        _fail(str(error), _BAD_INPUT)
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= min(size) <= max(size) <= 8192:
+        _fail(f"--size must be WIDTHxHEIGHT in pixels, at most 8192, not {text!r}", _BAD_INPUT)
+    return size
+
+
+def _show_live(live: Stream, results: Iterator[Result]) -> None:
+    total = live.source.frame_count
+    for result in display.progress(results, str(live.source.name), total):
+        display.answer(result)
+    display.stream_summary(live.stats())
+
+
+def _print_json(answer: Result | Unreadable) -> None:
+    _print(json.dumps(answer.to_dict(), ensure_ascii=False, allow_nan=False))
+
+
+def _print(text: str) -> None:
+    # Flushed line by line: a reader of a live stream waits for each.
+    print(text, flush=True)  # noqa: T201
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return code
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    raise typer.Exit(_say(message, code))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What the command line shows to people: progress on stderr, answers and tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fetalclip_edge.analysis import Unreadable
+from fetalclip_edge.demo import Passage
+from fetalclip_edge.model import Model
+from fetalclip_edge.results import Result
+from fetalclip_edge.stream import StreamStats
+
+__all__ = [
+    "answer",
+    "bench_report",
+    "counter",
+    "demo_summary",
+    "info_report",
+    "note",
+    "progress",
+    "stream_summary",
+]
+
+T = TypeVar("T")
+
+DISCLAIMER = "Not a medical device: for research and engineering, never for diagnosis."
+
+_STATE_STYLE = {"live": "green", "frozen": "cyan", "out_of_domain": "yellow"}
+_ANSWERED = ("live", "frozen")
+_STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def progress(items: Iterable[T], title: str, total: int | None) -> Iterator[T]:
+    """Pass items on behind a progress bar, which only a terminal shows."""
+    with _bar() as bar:
+        task = bar.add_task(escape(title), total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+@contextmanager
+def counter(title: str, total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar; what it gives is called once for each step."""
+    with _bar() as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+        transient=True,
+        disable=not _err.is_terminal,
+    )
+
+
+def note(text: str) -> None:
+    """A remark that is not part of the answer."""
+    _err.print(escape(text), soft_wrap=True)
+
+
+def answer(item: Result | Unreadable) -> None:
+    """One line for one image or frame."""
+    if isinstance(item, Unreadable):
+        _out.print(f"{escape(item.source)}  [red]{escape(item.error)}[/]", soft_wrap=True)
+        return
+    plane, brain = item.plane, item.brain_plane
+    words = [f"[bold]{plane.label}[/] {100 * plane.confidence:.0f} %"]
+    if brain is not None and brain.label is not None:
+        words.append(f"{brain.label} {100 * brain.confidence:.0f} %")
+    state = str(item.state)
+    words.append(f"[{_STATE_STYLE.get(state, 'red')}]{state}[/]")
+    if item.reason is not None:
+        words.append(escape(item.reason))
+    where = escape(item.source or "") + (
+        "" if item.frame_index is None else f" #{item.frame_index}"
+    )
+    _out.print(f"{where}  " + "  ".join(words), soft_wrap=True)
+
+
+def stream_summary(stats: StreamStats) -> None:
+    """Counts and latency at the end of a stream."""
+    _out.print(
+        f"{stats.results} results of {stats.frames} frames in {stats.seconds:.1f} s "
+        f"({stats.results_per_second:.1f} a second), {stats.dropped} dropped, "
+        f"{stats.unreadable} unreadable"
+    )
+    _out.print(_latency_table({k: asdict(v) for k, v in stats.latency_ms.items()}))
+
+
+def demo_summary(model: Model, seen: list[Passage], stats: StreamStats) -> None:
+    """What the demo saw, how fast, and with what."""
+    table = Table("from", "to", "state", "plane", "confidence", "frames", title="Seen in the clip")
+    for passage in seen:
+        table.add_row(
+            f"{passage.start_s:.2f} s",
+            f"{passage.end_s:.2f} s",
+            f"[{_STATE_STYLE.get(passage.state, 'red')}]{passage.state}[/]",
+            passage.label,
+            f"{100 * passage.confidence:.0f} %" if passage.state in _ANSWERED else "withheld",
+            str(passage.frames),
+        )
+    backend, bundle = model.backend, model.bundle
+    _out.print(table)
+    _out.print(
+        f"{stats.results} frames of simulated ultrasound in {stats.seconds:.1f} s: "
+        f"{stats.results_per_second:.0f} a second with {bundle.name} {bundle.version} "
+        f"({backend.precision}, {backend.name} {backend.version}, {backend.device})",
+        soft_wrap=True,
+    )
+    work = [stats.latency_ms[stage].p50 for stage in ("preprocess", "inference", "interpret")]
+    _out.print(
+        f"median a frame: {work[0]:.2f} ms preprocessing, {work[1]:.2f} ms inference, "
+        f"{work[2]:.2f} ms interpretation"
+    )
+    _out.print(f"[bold]{DISCLAIMER}[/]")
+
+
+def bench_report(report: dict[str, Any]) -> None:
+    """Latency of every stage, and what it was measured on."""
+    frames, machine, backend = report["frames"], report["machine"], report["backend"]
+    _out.print(_latency_table(report["latency_ms"]))
+    _out.print(
+        f"{report['frames_per_second']} frames per second at full speed; at "
+        f"{frames['rate_per_s']:g} a second {frames['answered']} of {frames['offered']} answered, "
+        f"{frames['dropped']} dropped",
+        soft_wrap=True,
+    )
+    _out.print(
+        f"{frames['width']}x{frames['height']}, {frames['channels']} channels, {frames['clip']}; "
+        f"{report['bundle']['name']} {report['bundle']['version']}, {backend['precision']}, "
+        f"{backend['name']} {backend['version']} on {backend['device']}; "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}",
+        soft_wrap=True,
+    )
+
+
+def info_report(report: dict[str, Any]) -> None:
+    """Everything that `info` knows, section by section."""
+    for section, values in report.items():
+        if isinstance(values, dict):
+            _out.print(f"[bold]{section}[/]")
+            _print_tree(values, indent=2)
+        else:
+            shown = ", ".join(map(str, values)) if isinstance(values, list) else values
+            _out.print(f"[bold]{section}[/] {escape(str(shown))}", soft_wrap=True)
+
+
+def _print_tree(values: dict[str, Any], indent: int) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _out.print(" " * indent + key)
+            _print_tree(value, indent + 2)
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            _out.print(" " * indent + f"{key}: {escape(shown)}", soft_wrap=True)
+
+
+def _latency_table(latency: dict[str, dict[str, float]]) -> Table:
+    table = Table("stage", "p50", "p95", "p99", "max", title="Latency in milliseconds")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for stage in _STAGES:
+        if stage in latency:
+            values = latency[stage]
+            row = (f"{values[name]:.2f}" for name in ("p50", "p95", "p99", "max"))
+            table.add_row(stage.replace("_", " "), *row)
+    return table

@@ -1,0 +1,87 @@
+"""Hands frames from the capture thread to the consumer, by one of two policies."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Literal
+
+from fetalclip_edge.results import Frame
+
+__all__ = ["Mailbox", "Policy"]
+
+Policy = Literal["latest", "all"]
+
+_QUEUE = 4
+"""Frames that wait under the policy `all`: enough to keep the decoder busy, few enough that an
+answer is never far behind."""
+
+
+class Mailbox:
+    """Between one thread that puts frames in and one that takes them out.
+
+    `latest` has one slot: a new frame takes the place of one that was not yet taken, which is
+    counted in `dropped`. `all` keeps every frame and makes the capture thread wait when
+    the consumer is behind.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.dropped = 0
+        self._capacity = 1 if policy == "latest" else _QUEUE
+        self._frames: deque[Frame] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._closed = False
+        self._failure: BaseException | None = None
+
+    def put(self, frame: Frame) -> bool:
+        """Offer a frame; False when nobody wants frames any more."""
+        with self._changed:
+            if self.policy == "latest":
+                self.dropped += len(self._frames)
+                self._frames.clear()
+            else:
+                self._changed.wait_for(lambda: self._closed or len(self._frames) < self._capacity)
+            if self._closed:
+                return False
+            self._frames.append(frame)
+            self._changed.notify_all()
+            return True
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Say that no more frames come; with a reason when the source broke."""
+        with self._changed:
+            self._ended, self._failure = True, failure
+            self._changed.notify_all()
+
+    def take(self) -> Frame | None:
+        """Wait for the next frame; None after the last.
+
+        Raises:
+            BaseException: what broke the source, after the frames that came before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._ended or bool(self._frames))
+            if self._closed:
+                return None
+            if self._frames:
+                frame = self._frames.popleft()
+                self._changed.notify_all()
+                return frame
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            return None
+
+    def close(self) -> None:
+        """Tell both sides to stop waiting."""
+        with self._changed:
+            self._closed = True
+            self._frames.clear()
+            self._changed.notify_all()
+
+    def wait_until_closed(self, seconds: float) -> bool:
+        """Sleep, but no longer than until `close`; True when it was closed."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed, timeout=seconds)

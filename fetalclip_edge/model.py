@@ -1,0 +1,182 @@
+"""A model ready to answer: a bundle, its preprocessing, a backend and the tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.backends import Backend, load_backend
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.preprocess import Preprocessor
+from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
+from fetalclip_edge.tasks.planes import PlanesTask
+from fetalclip_edge.tasks.quality import is_flat
+
+__all__ = ["Model", "load"]
+
+_BATCH = 8
+_NO_PICTURE = "the picture is flat: no signal"
+
+
+class Model:
+    """Answers for single images and, through `fetalclip_edge.stream`, for live frames.
+
+    Made by `fetalclip_edge.load`. One model may serve several threads.
+
+    Attributes:
+        bundle: what was loaded.
+        backend: what runs it.
+        preprocessor: makes the backend's input.
+    """
+
+    def __init__(self, bundle: ModelBundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.preprocessor = Preprocessor(bundle.preprocess)
+        self._planes = PlanesTask(bundle)
+
+    def analyze(self, image: NDArray[np.uint8], pixel_size_mm: float | None = None) -> Result:
+        """Answer for one image.
+
+        Args:
+            image: uint8 `(H, W)` grey or `(H, W, 3)` RGB.
+            pixel_size_mm: millimetres per pixel of `image`, or None when unknown. Answers in
+                millimetres need it; a bundle without such answers ignores it.
+
+        Returns:
+            The result; `state` is `live`, `no_signal` for a flat picture, or `out_of_domain`
+            where the model abstains.
+
+        Raises:
+            InvalidImageError: the image is empty or has a wrong shape (a ValueError).
+            InvalidImageTypeError: it is not a uint8 array (a TypeError).
+            ValueError: `pixel_size_mm` is not a positive number.
+        """
+        check_pixel_size(pixel_size_mm)
+        return self._answer(image, "rgb")
+
+    def analyze_frame(self, frame: Frame) -> Result:
+        """Answer for a frame of a source, in its own colour order and region."""
+        return self._answer(frame.image, frame.color, frame.region, frame.source, frame)
+
+    def embed(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embeddings of images, for probes and retrieval.
+
+        Args:
+            images: one image `(H, W)` or `(H, W, 3)` RGB, a stack of them `(N, H, W)` or
+                `(N, H, W, 3)`, or a sequence of images of any sizes. A three-dimensional array
+                whose last axis is 3 is one RGB image.
+
+        Returns:
+            float32 `(N, D)`, L2-normalised; `(0, D)` for an empty sequence.
+
+        Raises:
+            InvalidImageError: an image is empty or has a wrong shape (a ValueError).
+            InvalidImageTypeError: an image is not a uint8 array (a TypeError).
+        """
+        listed = _as_list(images)
+        spec = self.bundle.preprocess
+        embeddings = np.empty((len(listed), self.bundle.embedding_dim), dtype=np.float32)
+        inputs = np.empty(
+            (min(_BATCH, len(listed)), spec.channels, spec.size, spec.size), dtype=spec.dtype
+        )
+        for start in range(0, len(listed), _BATCH):
+            batch = listed[start : start + _BATCH]
+            for index, image in enumerate(batch):
+                self.preprocessor(image, out=inputs[index : index + 1])
+            outputs = self.backend.encode(inputs[: len(batch)])
+            embeddings[start : start + len(batch)] = outputs["embedding"]
+        return embeddings
+
+    def _answer(
+        self,
+        image: NDArray[np.uint8],
+        color: ColorOrder,
+        region: Region | None = None,
+        source: str | None = None,
+        frame: Frame | None = None,
+    ) -> Result:
+        begin = time.perf_counter_ns()
+        inputs = self.preprocessor(image, color=color, region=region)
+        prepared = time.perf_counter_ns()
+        embedding = self.backend.encode(inputs)["embedding"][0]
+        encoded = time.perf_counter_ns()
+        flat = is_flat(image if region is None else _crop(image, region))
+        plane, brain_plane, reason = self._planes(
+            embedding, abstain_because=_NO_PICTURE if flat else None
+        )
+        state = StreamState.LIVE
+        if reason is not None:
+            state = StreamState.NO_SIGNAL if flat else StreamState.OUT_OF_DOMAIN
+        done = time.perf_counter_ns()
+        return Result(
+            state=state,
+            plane=plane,
+            brain_plane=brain_plane,
+            gestational_age=None,
+            head=None,
+            timing=Timing(
+                preprocess_ms=(prepared - begin) / 1e6,
+                inference_ms=(encoded - prepared) / 1e6,
+                interpret_ms=(done - encoded) / 1e6,
+            ),
+            embedding=embedding,
+            source=source,
+            frame_index=None if frame is None else frame.index,
+            pts_s=None if frame is None else frame.pts_s,
+            reason=reason,
+        )
+
+
+def load(bundle: str | Path | None = None, backend: str = "auto", *, threads: int = 1) -> Model:
+    """Load a bundle, ready for the first frame.
+
+    Args:
+        bundle: folder of the bundle, or None for the one that the package ships.
+        backend: name of a backend, or "auto".
+        threads: CPU threads for one frame. One leaves the others to the device.
+
+    Raises:
+        BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`.
+        BackendError: the backend cannot load the graph.
+        ValueError: there is no such backend, or `threads` is below 1.
+
+    Example:
+        >>> import fetalclip_edge as fe
+        >>> model = fe.load()
+        >>> model.backend.precision
+        'int8'
+    """
+    checked = ModelBundle.load(bundle)
+    return Model(checked, load_backend(checked, backend, threads))
+
+
+def check_pixel_size(pixel_size_mm: float | None) -> None:
+    """Refuse a pixel size that is not a positive number of millimetres.
+
+    Raises:
+        ValueError: it is zero, negative or not finite.
+    """
+    if pixel_size_mm is not None and not (math.isfinite(pixel_size_mm) and pixel_size_mm > 0):
+        raise ValueError(
+            f"pixel_size_mm must be a positive number of millimetres, not {pixel_size_mm!r}"
+        )
+
+
+def _crop(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+    return image[region.y : region.y + region.height, region.x : region.x + region.width]
+
+
+def _as_list(
+    images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]],
+) -> list[NDArray[np.uint8]]:
+    if isinstance(images, np.ndarray) and (
+        images.ndim < 3 or (images.ndim == 3 and images.shape[2] == 3)
+    ):
+        return [images]
+    return list(images)

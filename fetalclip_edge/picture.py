@@ -1,0 +1,130 @@
+"""A still picture of a recording and its answers: frames above, what was said of them below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.errors import SourceError
+from fetalclip_edge.results import PLANES, Result
+from fetalclip_edge.sources import open_source
+
+__all__ = ["draw_summary"]
+
+_SHOWN = 3
+_TILE_WIDTH, _GAP, _MARGIN = 420, 14, 24
+_ROW, _LABEL_WIDTH, _HEADER, _FOOTER = 26, 110, 46, 64
+
+# BGR. Colours of Okabe and Ito, which colour-blind people tell apart.
+_BACKGROUND, _TEXT, _QUIET = (28, 24, 22), (240, 240, 240), (160, 160, 160)
+_STATE_COLORS = {
+    "live": (115, 158, 0),
+    "frozen": (233, 180, 86),
+    "out_of_domain": (0, 159, 230),
+    "no_signal": (0, 94, 213),
+    "stale": (167, 121, 204),
+}
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+
+
+def draw_summary(clip: Path, results: Sequence[Result], out: Path, *, title: str) -> None:
+    """Draw a PNG: three frames with their answers, and the scores of every plane over time.
+
+    Args:
+        clip: the recording.
+        results: its results, one for each frame, in order.
+        out: where to write the PNG.
+        title: what the pictures show; say "simulated" where they are.
+
+    Raises:
+        ValueError: there are no results.
+        SourceError: the PNG cannot be written.
+    """
+    if not results:
+        raise ValueError("results is empty: there is nothing to draw")
+    moments = [round((2 * i + 1) * len(results) / (2 * _SHOWN)) for i in range(_SHOWN)]
+    moments = [min(moment, len(results) - 1) for moment in moments]
+    frames = _read_frames(clip, moments)
+    tiles = [_tile(frames[moment], results[moment]) for moment in moments]
+    width = 2 * _MARGIN + _SHOWN * _TILE_WIDTH + (_SHOWN - 1) * _GAP
+    chart = _chart(results, width - 2 * _MARGIN)
+    height = _HEADER + tiles[0].shape[0] + _GAP + chart.shape[0] + _FOOTER
+    canvas = np.full((height, width, 3), _BACKGROUND, dtype=np.uint8)
+    _write(canvas, f"fetalclip-edge on {title}", (_MARGIN, 32), 0.7)
+    for number, tile in enumerate(tiles):
+        left = _MARGIN + number * (_TILE_WIDTH + _GAP)
+        canvas[_HEADER : _HEADER + tile.shape[0], left : left + _TILE_WIDTH] = tile
+    top = _HEADER + tiles[0].shape[0] + _GAP
+    canvas[top : top + chart.shape[0], _MARGIN : width - _MARGIN] = chart
+    _write(canvas, "Not a medical device", (_MARGIN, height - 16), 0.55, _QUIET)
+    ok, png = cv2.imencode(".png", canvas)
+    assert ok
+    try:
+        out.write_bytes(png.tobytes())
+    except OSError as error:
+        raise SourceError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _read_frames(clip: Path, moments: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    kept: dict[int, NDArray[np.uint8]] = {}
+    with open_source(clip) as source:
+        for frame in source:
+            if frame.index in moments:
+                image = frame.image
+                codes = {"gray": cv2.COLOR_GRAY2BGR, "rgb": cv2.COLOR_RGB2BGR}
+                if frame.color in codes:
+                    image = np.asarray(cv2.cvtColor(image, codes[frame.color]), dtype=np.uint8)
+                kept[frame.index] = image
+    return kept
+
+
+def _tile(image: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
+    """A frame with its answer below, `(H, _TILE_WIDTH, 3)`."""
+    height = round(image.shape[0] * _TILE_WIDTH / image.shape[1])
+    scaled = cv2.resize(image, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
+    caption = np.full((62, _TILE_WIDTH, 3), _BACKGROUND, dtype=np.uint8)
+    state, plane = str(result.state), result.plane
+    color = _STATE_COLORS[state]
+    cv2.rectangle(caption, (0, 0), (_TILE_WIDTH, 5), color, cv2.FILLED)
+    if result.reason is None:
+        _write(caption, f"{plane.label}  {100 * plane.confidence:.0f} %", (6, 32), 0.75)
+    else:
+        _write(caption, "no answer", (6, 32), 0.75, _QUIET)
+    _write(caption, f"{state.replace('_', ' ')}   {result.pts_s or 0:.1f} s", (6, 54), 0.5, color)
+    return np.vstack([np.asarray(scaled, dtype=np.uint8), caption])
+
+
+def _chart(results: Sequence[Result], width: int) -> NDArray[np.uint8]:
+    """A band for each plane, bright where its score is high, and one for the state."""
+    plot = width - _LABEL_WIDTH
+    columns = np.linspace(0, len(results) - 1, plot).round().astype(int)
+    chart = np.full((_ROW * (len(PLANES) + 1) + 26, width, 3), _BACKGROUND, dtype=np.uint8)
+    for row, label in enumerate((*PLANES, "state")):
+        top = row * _ROW
+        _write(chart, label, (0, top + 18), 0.5, _TEXT)
+        if label == "state":
+            band = np.array([_STATE_COLORS[str(results[i].state)] for i in columns])
+        else:
+            scores = np.array([results[i].plane.scores[label] for i in columns])
+            band = np.outer(scores, (240, 240, 240)) + np.outer(1 - scores, (62, 54, 50))
+        chart[top + 3 : top + _ROW - 3, _LABEL_WIDTH:] = band.astype(np.uint8)
+    last_s = results[-1].pts_s or 0.0
+    for fraction in (0.0, 0.5, 1.0):
+        text = f"{fraction * last_s:.0f} s"
+        left = _LABEL_WIDTH + round(fraction * plot) - round(fraction * 30)
+        _write(chart, text, (left, chart.shape[0] - 6), 0.45, _QUIET)
+    return chart
+
+
+def _write(
+    canvas: NDArray[np.uint8],
+    text: str,
+    position: tuple[int, int],
+    scale: float,
+    color: tuple[int, int, int] = _TEXT,
+) -> None:
+    cv2.putText(canvas, text, position, _FONT, scale, color, 1, cv2.LINE_AA)
