@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
@@ -76,7 +77,7 @@ def _from_text(text: str | bytes) -> Source:
         return _camera(int(text))
     if url := _URL.match(text):
         return _from_url(text, url[1].lower())
-    if _PIPELINE.match(text) and not Path(text).exists():
+    if _PIPELINE.match(text) and not _exists(Path(text)):
         return GStreamerSource(text)
     if re.fullmatch(r"/dev/video\d+|/dev/v4l/.+", text):
         return CameraSource(text)
@@ -103,16 +104,24 @@ def _from_url(url: str, scheme: str) -> Source:
 
 
 def _from_path(text: str) -> Source:
-    path = Path(text).expanduser()
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    if not exists:
+    path = Path(text)
+    if not _exists(path):
+        # Only now, so that a file named "~" can be given, too.
+        with contextlib.suppress(RuntimeError):
+            path = path.expanduser()
+    if not _exists(path):
         return _from_pattern(text, path)
     if path.is_dir():
         return ImageSource(images_in(path), name=str(path))
     return _from_file(path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        # A pipeline may be longer than a path can be.
+        return False
 
 
 def _from_pattern(text: str, path: Path) -> Source:

@@ -170,6 +170,17 @@ def test_what_is_no_source_is_named_in_the_error(source, error, words):
         open_source(source)
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "a\0b", "~nobody-of-this-name/a.png"])
+def test_text_that_no_path_can_be_is_not_found(text):
+    with pytest.raises(SourceNotFoundError, match="no such file"):
+        open_source(text)
+
+
+def test_a_pipeline_may_be_longer_than_a_path():
+    pipeline = "v4l2src ! " + "videoconvert ! " * 400 + "appsink"
+    assert isinstance(open_source(pipeline), GStreamerSource)
+
+
 @pytest.mark.parametrize("source", ["", "ftp2://host/x", None, 1.5, "none.png"])
 def test_errors_list_what_is_accepted(source):
     with pytest.raises(
