@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
-from fetalclip_edge.errors import FrameError
+from fetalclip_edge.errors import FrameError, SourceError
 from fetalclip_edge.mailbox import Mailbox
 from fetalclip_edge.results import Frame
 from fetalclip_edge.sources import Source
@@ -17,6 +17,9 @@ __all__ = ["Capture", "Captured"]
 _log = logging.getLogger("fetalclip_edge")
 
 _JOIN_SECONDS = 5.0
+
+_MOST_UNREADABLE = 100
+"""Frames that may be unreadable in a row; a device that never delivers a good one is broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +102,19 @@ class Capture:
 
     def _read_all(self) -> None:
         start_ns: int | None = None
+        in_a_row = 0
         while True:
             begin = time.monotonic_ns()
             try:
                 frame = self._source.read()
             except FrameError as error:
                 self._unreadable += 1
+                in_a_row += 1
                 _log.warning("%s", error)
+                if in_a_row == _MOST_UNREADABLE:
+                    raise SourceError(f"{in_a_row} frames in a row unreadable: {error}") from error
                 continue
+            in_a_row = 0
             if frame is None:
                 return
             frame = replace(frame, grab_ms=(frame.captured_ns - begin) / 1e6)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fetalclip_edge.demo import passages
 from fetalclip_edge.errors import SourceError
 from fetalclip_edge.results import PLANES, Result
 from fetalclip_edge.sources import open_source
@@ -112,12 +113,27 @@ def _chart(results: Sequence[Result], width: int) -> NDArray[np.uint8]:
             scores = np.array([results[i].plane.scores[label] for i in columns])
             band = np.outer(scores, (240, 240, 240)) + np.outer(1 - scores, (62, 54, 50))
         chart[top + 3 : top + _ROW - 3, _LABEL_WIDTH:] = band.astype(np.uint8)
+    _name_states(chart, results, top=len(PLANES) * _ROW, plot=plot)
     last_s = results[-1].pts_s or 0.0
     for fraction in (0.0, 0.5, 1.0):
         text = f"{fraction * last_s:.0f} s"
         left = _LABEL_WIDTH + round(fraction * plot) - round(fraction * 30)
         _write(chart, text, (left, chart.shape[0] - 6), 0.45, _QUIET)
     return chart
+
+
+def _name_states(
+    chart: NDArray[np.uint8], results: Sequence[Result], *, top: int, plot: int
+) -> None:
+    """Write every state into its stretch of the band, where there is room: not by colour alone."""
+    done = 0
+    for passage in passages(results):
+        left = _LABEL_WIDTH + round(done * plot / len(results))
+        done += passage.frames
+        name = passage.state.replace("_", " ")
+        (wide, _), _ = cv2.getTextSize(name, _FONT, 0.45, 1)
+        if passage.frames * plot / len(results) > wide + 12:
+            _write(chart, name, (left + 6, top + 18), 0.45, _BACKGROUND)
 
 
 def _write(
