@@ -1,4 +1,4 @@
-"""From similarities to calibrated probabilities, and the threshold below which to abstain."""
+"""From similarities to calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-__all__ = ["expected_calibration_error", "fit_temperature", "similarity_threshold"]
+__all__ = ["expected_calibration_error", "fit_temperature"]
 
 _COLDEST, _HOTTEST = 0.005, 1.0
 _BINS = 15
@@ -34,18 +34,6 @@ def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> f
 
     best = minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
     return float(np.exp(best.x))
-
-
-def similarity_threshold(similarities: NDArray[np.float32], acceptance: float) -> float:
-    """The similarity that a given share of validation frames reaches.
-
-    Args:
-        similarities: `(N,)`, cosine of each frame with its nearest class.
-        acceptance: share of the frames to accept, 0 to 1.
-    """
-    if not 0 < acceptance < 1:
-        raise ValueError(f"acceptance must lie between 0 and 1, not {acceptance}")
-    return float(np.quantile(similarities, 1 - acceptance))
 
 
 def expected_calibration_error(

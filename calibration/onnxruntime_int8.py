@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,23 @@ class _Frames(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that onnxruntime gives, through the root logger, to slim the graph."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
     """Write the U8S8 graph of a float32 core.
 
-    Where mean and standard deviation are whole grey levels, the normalisation is the
-    quantisation of the input, and the frame's bytes go into the first convolution as they are.
+    Where the mean is a whole grey level, the normalisation is the quantisation of the input, and
+    the frame's bytes go into the first convolution as they are.
 
     Args:
         core: graph written by `export.graph.export_core`.
@@ -55,18 +68,18 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
             {"scale": np.array(1 / unit, np.float32), "zero_point": np.array(round(zero), np.uint8)}
         ]
     }
-    logging.getLogger("root").setLevel(logging.ERROR)
-    quantize_static(
-        str(core),
-        str(out),
-        _Frames(frames, zero, unit),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"TensorQuantOverrides": overrides} if exact else {},
-    )
+    with _quiet():
+        quantize_static(
+            str(core),
+            str(out),
+            _Frames(frames, zero, unit),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"TensorQuantOverrides": overrides} if exact else {},
+        )
     quantised = onnx.load(out)
     model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
     onnx.save(model, out)

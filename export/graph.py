@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxslim
 import torch
@@ -13,9 +14,7 @@ from torch import Tensor, nn
 
 from training.models import ImageTower
 
-import numpy as np  # isort: skip
-
-__all__ = ["INPUT", "OUTPUT", "export_core", "with_grey_levels"]
+__all__ = ["INPUT", "OUTPUT", "dequantised_input", "export_core", "with_grey_levels"]
 
 INPUT, OUTPUT = "image", "embedding"
 """Names of the graph's input, uint8 `(N, 1, S, S)`, and output, float32 `(N, D)`."""

@@ -50,14 +50,15 @@ LIMITS = (
     "Maternal cervix and views outside the standard planes have too few images to be scored; "
     "answers for them are the least sure.",
     "Brain sub-planes are often mistaken for one another; read them with their probability.",
-    "Abstention looks at similarity to the known planes alone and is not a full test for pictures "
-    "that are no fetal ultrasound.",
+    "Abstention looks at each frame's embedding alone. Most cervix and other views are withheld "
+    "too: too few were there to learn them.",
 )
 
 
 def describe(
     release: Release,
-    fitted: dict[str, float],
+    temperatures: dict[str, float],
+    thresholds: dict[str, float],
     metrics: dict[str, Any],
     *,
     graph: str,
@@ -85,10 +86,10 @@ def describe(
         "graphs": {"onnxruntime": {"file": graph, "precision": "int8"}},
         "embedding_dim": config.embed_dim,
         "prompt_sets": {
-            task: {**prompts, "temperature": fitted[task]}
+            task: {**prompts, "temperature": temperatures[task]}
             for task, prompts in release.prompts.items()
         },
-        "thresholds": {"plane_similarity": fitted["plane_similarity"]},
+        "thresholds": thresholds,
         "metrics": metrics,
         "limits": list(LIMITS),
     }
@@ -114,6 +115,10 @@ def model_card(manifest: dict[str, Any]) -> str:
     planes = "\n".join(
         f"| {plane}, F1 | {fp32['planes_f1'][plane]:.3f} | {value:.3f} |"
         for plane, value in int8["planes_f1"].items()
+    )
+    abstains = "\n".join(
+        f"| {plane}, withheld | | {100 * share:.1f} % |"
+        for plane, share in int8["abstains"].items()
     )
     credit_lines = "\n".join(
         f"- {data['name']}: {data['credit']}, {data['url']}, {data['license']}"
@@ -141,7 +146,7 @@ training split. `python -m export.bundle` gives these numbers.
 | brain sub-planes, macro-F1 | {fp32["brain_planes_macro_f1"]:.3f} | \
 {int8["brain_planes_macro_f1"]:.3f} |
 | expected calibration error | | {int8["expected_calibration_error"]:.3f} |
-| abstains | | {100 * int8["abstains"]:.1f} % |
+{abstains}
 
 ## Limits
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
@@ -14,6 +15,8 @@ from training.models import ModelConfig
 __all__ = ["ExperimentConfig", "Stage", "load_config"]
 
 T = TypeVar("T")
+
+_PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,16 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         _require(0 < self.holdout < 1, "holdout must lie between 0 and 1", self.holdout)
         _require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size)
-        _require(self.learning_rate > 0, "learning_rate must be above 0", self.learning_rate)
-        _require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
+        _require(
+            0 < self.learning_rate < math.inf,
+            "learning_rate must be above 0 and finite",
+            self.learning_rate,
+        )
+        _require(
+            0 <= self.weight_decay < math.inf,
+            "weight_decay must be finite and not negative",
+            self.weight_decay,
+        )
         _require(self.warmup_steps >= 0, "warmup_steps must not be negative", self.warmup_steps)
         _require(0 <= self.average_decay < 1, "average_decay must be in [0, 1)", self.average_decay)
         _require(len(self.stages) > 0, "stages must not be empty", self.stages)
@@ -77,7 +88,8 @@ def load_config(path: Path) -> ExperimentConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or a key is missing, unknown, or out of range.
+        ValueError: it is not YAML, or a key is missing, unknown, of the wrong type, or out of
+            range; the message names it.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -86,9 +98,12 @@ def load_config(path: Path) -> ExperimentConfig:
     if not isinstance(document, dict):
         raise ValueError(f"{path} must hold keys and values, not {type(document).__name__}")
     values = dict(document)
-    stages = values.get("stages")
-    if isinstance(stages, list):
-        values["stages"] = tuple(_build(Stage, stage, f"{path}: stages") for stage in stages)
+    if "stages" in values:
+        if not isinstance(values["stages"], list):
+            raise ValueError(f"{path}: stages must be a list, not {values['stages']!r}")
+        values["stages"] = tuple(
+            _build(Stage, stage, f"{path}: stages") for stage in values["stages"]
+        )
     if "model" in values:
         values["model"] = _build(ModelConfig, values["model"], f"{path}: model")
     return _build(ExperimentConfig, values, str(path))
@@ -98,12 +113,32 @@ def _build(kind: type[T], values: object, where: str) -> T:
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} must hold keys and values, not {values!r}")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(str(key) for key in values if key not in known):
         raise ValueError(f"{where}: unknown keys {', '.join(unknown)}; known: {sorted(known)}")
+    _check_types(kind, values, where)
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_types(kind: type[Any], values: Mapping[str, object], where: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        wanted = _PLAIN.get(hints[name])
+        if wanted is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            # YAML takes 6e-4 for text, the commonest slip in such a file.
+            hint = " (YAML wants a point and a sign: 6.0e-4)" if _is_number(value) else ""
+            raise ValueError(
+                f"{where}: {name} must be of type {hints[name].__name__}, not {value!r}{hint}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _require(condition: bool, message: str, value: Any) -> None:

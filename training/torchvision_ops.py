@@ -3,7 +3,7 @@
 timm and open_clip import torchvision for its Python parts alone, but `import torchvision` fails
 with "operator torchvision::nms does not exist" where its compiled library does not load.
 Declaring the schemas of the two operators it looks up is enough. Import this module before
-timm or open_clip: `training.models` and `training.captions` do.
+timm or open_clip: `training.models` does.
 """
 
 from __future__ import annotations

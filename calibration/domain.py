@@ -1,0 +1,66 @@
+"""What fetal ultrasound looks like to the encoder, to tell when a picture is something else."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+
+__all__ = ["DomainModel", "distance_threshold", "fit_domain"]
+
+
+@dataclass(frozen=True, slots=True)
+class DomainModel:
+    """Means of the kinds of image, and what makes their common covariance the identity.
+
+    Attributes:
+        means: float32 `(kinds, D)`.
+        whitening: float32 `(D, D)`.
+    """
+
+    means: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+
+    def distances(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mahalanobis distance `(N,)` of embeddings `(N, D)` to the nearest mean."""
+        white = embeddings @ self.whitening.T
+        centres = self.means @ self.whitening.T
+        squared = ((white[:, None] - centres[None]) ** 2).sum(axis=2)
+        nearest: NDArray[np.float32] = np.sqrt(squared.min(axis=1))
+        return nearest
+
+
+def fit_domain(embeddings: NDArray[np.float32], kinds: Sequence[Hashable]) -> DomainModel:
+    """Fit to images that the model learned from.
+
+    Lee et al. 2018, arXiv 1807.03888, with the shrunk covariance of Ledoit and Wolf 2004: there are
+    fewer images than a full covariance would need.
+
+    Args:
+        embeddings: `(N, D)`.
+        kinds: what each image is.
+    """
+    names = sorted(set(kinds), key=str)
+    index = np.array([names.index(kind) for kind in kinds])
+    means = np.stack([embeddings[index == i].mean(axis=0) for i in range(len(names))])
+    residuals = (embeddings - means[index]).astype(np.float64)
+    precision = LedoitWolf(assume_centered=True).fit(residuals).precision_
+    whitening = np.linalg.cholesky(precision).T
+    return DomainModel(means.astype(np.float32), whitening.astype(np.float32))
+
+
+def distance_threshold(distances: NDArray[np.float32], acceptance: float) -> float:
+    """The least distance that takes in a given share of validation frames.
+
+    Args:
+        distances: `(N,)`, of frames that should be accepted.
+        acceptance: share of them to accept, between 0 and 1.
+    """
+    if len(distances) == 0:
+        raise ValueError("distances must not be empty")
+    if not 0 < acceptance < 1:
+        raise ValueError(f"acceptance must lie between 0 and 1, not {acceptance}")
+    return float(np.quantile(distances, acceptance, method="higher"))
