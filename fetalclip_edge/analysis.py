@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError
+from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError, SourceError
 from fetalclip_edge.model import Model, check_pixel_size
 from fetalclip_edge.results import Result
 from fetalclip_edge.sources import open_source
@@ -32,13 +33,15 @@ class Unreadable:
 def list_files(paths: Iterable[str]) -> list[str]:
     """The files to analyse, in order: a folder stands for the images in it, sorted naturally.
 
-    Raises:
-        SourceNotFoundError: a folder holds no image.
+    A folder without images stands for itself, and `analyze_paths` says what is wrong with it.
     """
     files: list[str] = []
     for path in paths:
-        if Path(path).is_dir():
-            files += [str(file) for file in images_in(Path(path))]
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+            try:
+                files += [str(file) for file in images_in(Path(path))]
+            except SourceError:
+                files.append(path)  # reported in its place
         else:
             files.append(path)
     return files
@@ -60,7 +63,7 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
         if missing:
             raise ValueError(f"{path} lacks the column {' and '.join(sorted(missing))}")
         sizes: dict[str, float] = {}
-        for row in reader:
+        for row in _rows(reader, path):
             try:
                 size = float(row["pixel_size_mm"])
                 check_pixel_size(size)
@@ -71,6 +74,13 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
                 ) from None
             sizes[row["file"]] = size
     return sizes
+
+
+def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def analyze_paths(
@@ -100,11 +110,12 @@ def analyze_paths(
 def _analyze_file(
     model: Model, file: str, pixel_size_mm: float | None
 ) -> Iterator[Result | Unreadable]:
-    if not Path(file).is_file():
+    if not os.path.exists(file):  # noqa: PTH110 - as above
         yield Unreadable(file, "there is no such file")
         return
     try:
-        with open_source(file) as source:
+        # A path for certain: a file called "1", as DICOM files are, is no camera.
+        with open_source(os.path.join(os.curdir, file)) as source:  # noqa: PTH118
             several = source.frame_count != 1
             while True:
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -98,7 +99,7 @@ def benchmark(
     Raises:
         ValueError: `frames`, `size` or `rate` is out of range.
     """
-    if frames < 1 or rate <= 0 or (size is not None and min(size) < 1):
+    if frames < 1 or not 0 < rate < math.inf or (size is not None and min(size) < 1):
         raise ValueError(f"frames, size and rate must be positive, not {frames}, {size}, {rate}")
     images, color = _clip_images(size)
     for index in range(_WARM_UP):

@@ -74,8 +74,9 @@ class ModelBundle:
         precisions: backend -> numeric precision of its graph, such as "int8".
         embedding_dim: length of the embedding.
         prompt_sets: task -> its prompts.
-        thresholds: name -> value; below `plane_similarity` the model abstains.
+        thresholds: name -> value; beyond `domain_distance` the model abstains.
         metrics: as measured at export.
+        files: names of the files that the manifest lists, all checked.
         sha256: checksum of the manifest, and so of the whole bundle.
     """
 
@@ -91,6 +92,7 @@ class ModelBundle:
     prompt_sets: dict[str, PromptSet]
     thresholds: dict[str, float]
     metrics: dict[str, Any]
+    files: frozenset[str]
     sha256: str
 
     @classmethod
@@ -130,14 +132,28 @@ class ModelBundle:
         Raises:
             BundleError: the tensors do not fit the manifest.
         """
-        from safetensors.numpy import load_file
-
-        tensors: dict[str, NDArray[np.float32]] = load_file(self.folder / "prompts.safetensors")
+        tensors = self.tensors("prompts.safetensors")
         for task, prompts in self.prompt_sets.items():
             shape = (len(prompts.labels), self.embedding_dim)
             if task not in tensors or tensors[task].shape != shape:
                 raise BundleError(f"prompts.safetensors must hold {task!r} of shape {shape}")
         return {task: tensors[task] for task in self.prompt_sets}
+
+    def tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """The tensors of one of the bundle's safetensors files.
+
+        Raises:
+            BundleError: the manifest does not list the file, or it cannot be read.
+        """
+        from safetensors.numpy import load_file
+
+        if name not in self.files:
+            raise BundleError(f"manifest: files must list {name}")
+        try:
+            tensors: dict[str, NDArray[np.float32]] = load_file(self.folder / name)
+        except Exception as error:
+            raise BundleError(f"{self.folder / name} is no safetensors file: {error}") from error
+        return tensors
 
 
 def file_sha256(path: Path) -> str:
@@ -164,8 +180,8 @@ def _check_manifest(folder: Path) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
+        manifest = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise BundleError(f"{path} must hold a JSON object")
@@ -176,6 +192,10 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}. Export the bundle with a matching version"
         )
     return manifest
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -198,8 +218,6 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
     for backend, graph in graphs.items():
         if _get(graph, "file", str, f"graphs.{backend}") not in files:
             raise BundleError(f"manifest: graphs.{backend} names a file that is not in files")
-    if "prompts.safetensors" not in files:
-        raise BundleError("manifest: files must list prompts.safetensors")
     return ModelBundle(
         folder=folder,
         name=_get(manifest, "name", str),
@@ -222,21 +240,22 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
             for name, value in _get(manifest, "thresholds", dict).items()
         },
         metrics=_get(manifest, "metrics", dict),
+        files=frozenset(files),
         sha256=digest,
     )
 
 
 def _prompt_set(entry: Mapping[str, Any], where: str) -> PromptSet:
     texts = _get(entry, "texts", dict, where)
-    labels = tuple(_get(entry, "labels", list, where))
+    labels = _texts(_get(entry, "labels", list, where), f"{where}.labels")
     if set(labels) != set(texts):
         raise BundleError(f"manifest: {where}.labels and {where}.texts name different classes")
-    temperature = _number(_get(entry, "temperature", float, where), f"{where}.temperature")
+    temperature = _number(_get(entry, "temperature", object, where), f"{where}.temperature")
     if temperature <= 0:
         raise BundleError(f"manifest: {where}.temperature must be above 0, not {temperature}")
     return PromptSet(
         labels,
-        {label: tuple(texts[label]) for label in labels},
+        {label: _texts(texts[label], f"{where}.texts.{label}") for label in labels},
         _get(entry, "sha256", str, where),
         temperature,
     )
@@ -250,6 +269,12 @@ def _get(entry: object, key: str, kind: type[T], where: str = "") -> T:
     if not isinstance(value, kind):
         raise BundleError(f"manifest: {name} must be {kind.__name__}, not {value!r}")
     return value
+
+
+def _texts(values: object, where: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BundleError(f"manifest: {where} must be a list of texts, not {values!r}")
+    return tuple(values)
 
 
 def _number(value: object, where: str) -> float:

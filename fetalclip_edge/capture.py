@@ -16,7 +16,10 @@ __all__ = ["Capture", "Captured"]
 
 _log = logging.getLogger("fetalclip_edge")
 
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 4.5
+"""For a read under way to return: longer than the timeout of a network read."""
+
+_LAST_JOIN_SECONDS = 0.5
 
 _MOST_UNREADABLE = 100
 """Frames that may be unreadable in a row; a device that never delivers a good one is broken."""
@@ -33,7 +36,7 @@ class Captured:
 class Capture:
     """Owns a source and the thread that reads it.
 
-    The thread that opens and reads the source also closes it, since most devices do not bear
+    The thread that opens and reads the source also closes it, since many devices do not bear
     being closed by one thread while another reads them.
 
     Args:
@@ -46,6 +49,8 @@ class Capture:
         self._source, self._mailbox, self._play = source, mailbox, play
         self._thread: threading.Thread | None = None
         self._opened = threading.Event()
+        self._stopping = threading.Lock()
+        self._stopped = False
         self._open_failure: BaseException | None = None
         self._frames = 0
         self._unreadable = 0
@@ -70,16 +75,29 @@ class Capture:
             raise self._open_failure
 
     def stop(self) -> None:
-        """End the thread and wait until it has let go of the source."""
+        """End the thread and wait until it has let go of the source. Safe to call twice.
+
+        A source that hangs in a read is closed from here after a while, which ends the read of
+        some; nobody waits for the others for ever.
+        """
         self._mailbox.close()
         if self._thread is None or self._thread is threading.current_thread():
             return
-        self._thread.join(_JOIN_SECONDS)
-        if self._thread.is_alive():
+        with self._stopping:
+            if not self._stopped:
+                self._stopped = True
+                self._join(self._thread)
+
+    def _join(self, thread: threading.Thread) -> None:
+        thread.join(_JOIN_SECONDS)
+        if thread.is_alive():
+            self._source.close()
+            thread.join(_LAST_JOIN_SECONDS)
+        if thread.is_alive():
             _log.warning(
                 "%s did not return from a read within %.0f s; its thread is left to end by itself",
                 self._source.name,
-                _JOIN_SECONDS,
+                _JOIN_SECONDS + _LAST_JOIN_SECONDS,
             )
 
     def _run(self) -> None:
@@ -103,7 +121,8 @@ class Capture:
     def _read_all(self) -> None:
         start_ns: int | None = None
         in_a_row = 0
-        while True:
+        # Asked before every read: a source may have nothing but unreadable frames.
+        while not self._mailbox.closed:
             begin = time.monotonic_ns()
             try:
                 frame = self._source.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -117,7 +118,7 @@ def analyze(
         else:
             display.answer(answer)
     if unreadable:
-        _fail(f"{unreadable} of {len(files)} could not be read", _FAILED)
+        _fail(f"{unreadable} could not be read", _FAILED)
 
 
 @app.command("stream")
@@ -178,8 +179,8 @@ def bench(
 
     Example: fetalclip-edge bench --size 1920x1080
     """
-    if rate <= 0:
-        _fail(f"--rate must be above 0, not {rate}", _BAD_INPUT)
+    if not 0 < rate < float("inf"):
+        _fail(f"--rate must be a positive number, not {rate}", _BAD_INPUT)
     scaled = _parse_size(size)
     model = _load(bundle, backend, threads)
     with display.counter("timing", 2 * frames) as advance:
@@ -196,7 +197,10 @@ def info(
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
 ) -> None:
-    """Say which versions, machine, bundle and backend are in use, and how good the model is."""
+    """Say which versions, machine, bundle and backend are in use, and how good the model is.
+
+    Example: fetalclip-edge info --json
+    """
     from fetalclip_edge._native import instruction_sets
 
     model = _load(bundle, backend, 1)
@@ -227,7 +231,14 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Errors are one line on stderr, never a traceback."""
+    """Run the command line. Errors are one line on stderr, never a traceback.
+
+    Exit codes: 0; 1 for a failure at run time, which includes files that could not be read; 2 for
+    bad usage or input; 130 after Ctrl-C, as shells expect (typer does that).
+    """
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         app()
     except BrokenPipeError:
@@ -261,13 +272,17 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 
 def _show_live(live: Stream, results: Iterator[Result]) -> None:
     total = live.source.frame_count
-    for result in display.progress(results, str(live.source.name), total):
-        display.answer(result)
-    display.stream_summary(live.stats())
+    try:
+        for result in display.progress(results, str(live.source.name), total):
+            display.answer(result)
+    finally:
+        # Also after Ctrl-C, which is how a camera's stream ends.
+        display.stream_summary(live.stats())
 
 
 def _print_json(answer: Result | Unreadable) -> None:
-    _print(json.dumps(answer.to_dict(), ensure_ascii=False, allow_nan=False))
+    # ASCII, so that any terminal and any file name (even one that is no UTF-8) can be written.
+    _print(json.dumps(answer.to_dict(), allow_nan=False))
 
 
 def _print(text: str) -> None:

@@ -31,12 +31,20 @@ class FreezeDetector:
     def update(self, frame: Frame) -> bool:
         """Take in the next frame; True when the picture has stood still for `hold_s`."""
         now_s = frame.captured_ns / 1e9 if frame.pts_s is None else frame.pts_s
-        thumbnail = np.ascontiguousarray(frame.image[::_STEP, ::_STEP])
+        thumbnail = np.ascontiguousarray(_picture(frame)[::_STEP, ::_STEP])
         last, self._last = self._last, thumbnail
         if last is None or last.shape != thumbnail.shape or _change(last, thumbnail):
             self._still_since_s = now_s
             return False
         return now_s - self._still_since_s >= self._hold_s
+
+
+def _picture(frame: Frame) -> NDArray[np.uint8]:
+    """The ultrasound alone: the clock on a frozen scanner's screen still runs."""
+    if frame.region is None:
+        return frame.image
+    x, y, width, height = frame.region
+    return frame.image[y : y + height, x : x + width]
 
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:

@@ -39,17 +39,17 @@ class LatencyRecorder:
     def add(self, timing: Timing) -> None:
         """Take in the stages of one result."""
         for stage, value in timing.to_dict().items():
-            self._samples.setdefault(stage, deque(maxlen=_KEPT)).append(value)
             self._max[stage] = max(value, self._max.get(stage, value))
+            if stage not in self._samples:
+                self._samples[stage] = deque([value], maxlen=_KEPT)
+            else:
+                self._samples[stage].append(value)
 
     def summary(self) -> dict[str, Latency]:
         """Stage -> its percentiles."""
-        return {
-            stage: Latency(
-                p50=float(np.percentile(samples, 50)),
-                p95=float(np.percentile(samples, 95)),
-                p99=float(np.percentile(samples, 99)),
-                max=self._max[stage],
-            )
-            for stage, samples in self._samples.items()
-        }
+        summary: dict[str, Latency] = {}
+        # Copies, for another thread may ask while results come in.
+        for stage, samples in list(self._samples.items()):
+            p50, p95, p99 = np.percentile(list(samples), (50, 95, 99)).tolist()
+            summary[stage] = Latency(p50, p95, p99, self._max[stage])
+        return summary

@@ -35,6 +35,11 @@ class Mailbox:
         self._closed = False
         self._failure: BaseException | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: nobody wants frames any more."""
+        return self._closed
+
     def put(self, frame: Frame) -> bool:
         """Offer a frame; False when nobody wants frames any more."""
         with self._changed:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.errors import InvalidImageTypeError
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
+from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import is_flat
 
@@ -39,6 +41,7 @@ class Model:
         self.backend = backend
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
+        self._domain = DomainCheck(bundle)
 
     def analyze(self, image: NDArray[np.uint8], pixel_size_mm: float | None = None) -> Result:
         """Answer for one image.
@@ -107,9 +110,8 @@ class Model:
         embedding = self.backend.encode(inputs)["embedding"][0]
         encoded = time.perf_counter_ns()
         flat = is_flat(image if region is None else _crop(image, region))
-        plane, brain_plane, reason = self._planes(
-            embedding, abstain_because=_NO_PICTURE if flat else None
-        )
+        reason = _NO_PICTURE if flat else self._domain.objection(embedding)
+        plane, brain_plane = self._planes(embedding, abstain=reason is not None)
         state = StreamState.LIVE
         if reason is not None:
             state = StreamState.NO_SIGNAL if flat else StreamState.OUT_OF_DOMAIN
@@ -175,8 +177,14 @@ def _crop(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
 def _as_list(
     images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]],
 ) -> list[NDArray[np.uint8]]:
+    # (H, W, 4) is one RGBA picture, to be refused, and no stack of pictures 4 pixels wide.
     if isinstance(images, np.ndarray) and (
-        images.ndim < 3 or (images.ndim == 3 and images.shape[2] == 3)
+        images.ndim < 3 or (images.ndim == 3 and images.shape[2] <= 4)
     ):
         return [images]
+    if not isinstance(images, Iterable):
+        raise InvalidImageTypeError(
+            f"images must be uint8 arrays, not {type(images).__qualname__}; "
+            "give one, a stack or a sequence of them"
+        )
     return list(images)

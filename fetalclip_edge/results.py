@@ -216,9 +216,13 @@ class Result:
         return answer
 
 
+_DIGITS = 9
+"""Of probabilities in JSON: enough that they still sum to 1 to eight digits."""
+
+
 def _scores_dict(scores: PlaneScores | BrainPlaneScores) -> dict[str, Any]:
     return {
         "label": scores.label,
-        "confidence": round(scores.confidence, 6),
-        "scores": {name: round(value, 6) for name, value in scores.scores.items()},
+        "confidence": round(scores.confidence, _DIGITS),
+        "scores": {name: round(value, _DIGITS) for name, value in scores.scores.items()},
     }

@@ -74,6 +74,7 @@ class Stream:
         self._region, self._pixel_size_mm = region, pixel_size_mm
         self._mailbox = Mailbox(policy)
         self._capture = Capture(source, self._mailbox, play=policy == "latest" and not source.live)
+        # For a stream that is dropped without `close`.
         self._stop = weakref.finalize(self, self._capture.stop)
         self._recorder = LatencyRecorder()
         self._freeze = FreezeDetector()
@@ -120,7 +121,10 @@ class Stream:
         """Stop the capture thread and let go of the source. Safe to call twice."""
         if self._started_ns is not None and self._ended_ns is None:
             self._ended_ns = time.monotonic_ns()
-        self._stop()
+        # Not by the finalizer, whose second call returns at once: whoever closes waits for the
+        # thread, also while another is closing.
+        self._stop.detach()
+        self._capture.stop()
 
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""
@@ -139,7 +143,7 @@ class Stream:
         )
 
     def _start(self) -> None:
-        if self._started_ns is None:
+        if self._started_ns is None and self._stop.alive:
             self._started_ns = time.monotonic_ns()
             try:
                 self._capture.start()

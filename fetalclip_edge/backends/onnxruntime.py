@@ -45,7 +45,12 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(f"{path} has no output named embedding, only {self._outputs}")
         spec = bundle.preprocess
         blank = np.zeros((1, spec.channels, spec.size, spec.size), dtype=spec.dtype)
-        self.encode(blank)
+        shape = self.encode(blank)["embedding"].shape
+        if shape != (1, bundle.embedding_dim):
+            raise BackendError(
+                f"{path} gives an embedding of shape {shape}, and the manifest says "
+                f"embedding_dim {bundle.embedding_dim}"
+            )
 
     def encode(self, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`."""
