@@ -48,8 +48,9 @@ def fit_domain(embeddings: NDArray[np.float32], kinds: Sequence[Hashable]) -> Do
     means = np.stack([embeddings[index == i].mean(axis=0) for i in range(len(names))])
     residuals = (embeddings - means[index]).astype(np.float64)
     precision = LedoitWolf(assume_centered=True).fit(residuals).precision_
-    whitening = np.linalg.cholesky(precision).T
-    return DomainModel(means.astype(np.float32), whitening.astype(np.float32))
+    # In C order: safetensors writes the memory as it lies.
+    whitening = np.ascontiguousarray(np.linalg.cholesky(precision).T, dtype=np.float32)
+    return DomainModel(means.astype(np.float32), whitening)
 
 
 def distance_threshold(distances: NDArray[np.float32], acceptance: float) -> float:

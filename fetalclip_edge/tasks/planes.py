@@ -1,4 +1,4 @@
-"""The standard plane of a frame, its brain sub-plane, and when to abstain."""
+"""The standard plane of a frame, and its brain sub-plane."""
 
 from __future__ import annotations
 
@@ -24,40 +24,28 @@ class PlanesTask:
         embeddings = bundle.prompt_embeddings()
         self._planes = _classifier(bundle, embeddings, "planes", PLANES)
         self._brain_planes = _classifier(bundle, embeddings, "brain_planes", BRAIN_PLANES)
-        if "plane_similarity" not in bundle.thresholds:
-            raise BundleError("manifest: thresholds.plane_similarity is missing")
-        self._least_similarity = bundle.thresholds["plane_similarity"]
 
     def __call__(
-        self, embedding: NDArray[np.float32], *, abstain_because: str | None = None
-    ) -> tuple[PlaneScores, BrainPlaneScores | None, str | None]:
+        self, embedding: NDArray[np.float32], *, abstain: bool = False
+    ) -> tuple[PlaneScores, BrainPlaneScores | None]:
         """Recognise the plane of one embedding `(D,)`.
 
         Args:
             embedding: L2-normalised.
-            abstain_because: a reason found elsewhere to withhold the label, or None.
+            abstain: withhold the labels; the scores are given all the same.
 
         Returns:
-            The plane, the brain sub-plane (None unless `brain` scores highest), and why the model
-            abstains (None when it does not).
+            The plane, and the brain sub-plane (None unless `brain` scores highest).
         """
         found = self._planes(embedding)
-        reason = abstain_because
-        if reason is None and found.similarity < self._least_similarity:
-            reason = (
-                f"unlike the fetal ultrasound the model knows (similarity {found.similarity:.2f}, "
-                f"at least {self._least_similarity:.2f} is wanted)"
-            )
-        label = found.label if reason is None else "other"
+        label = "other" if abstain else found.label
         plane = PlaneScores(label, found.scores[label], found.scores)
         if found.label != "brain":
-            return plane, None, reason
+            return plane, None
         part = self._brain_planes(embedding)
-        if reason is None:
-            brain = BrainPlaneScores(part.label, part.scores[part.label], part.scores)
-        else:
-            brain = BrainPlaneScores(None, 0.0, part.scores)
-        return plane, brain, reason
+        if abstain:
+            return plane, BrainPlaneScores(None, 0.0, part.scores)
+        return plane, BrainPlaneScores(part.label, part.scores[part.label], part.scores)
 
 
 def _classifier(

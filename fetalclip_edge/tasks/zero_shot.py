@@ -17,12 +17,10 @@ class ZeroShot:
     Attributes:
         label: the class with the highest probability.
         scores: calibrated probability of every class, summing to 1.
-        similarity: cosine of the embedding with the nearest class, -1 to 1.
     """
 
     label: str
     scores: dict[str, float]
-    similarity: float
 
 
 class ZeroShotClassifier:
@@ -47,7 +45,5 @@ class ZeroShotClassifier:
         logits = (cosines - cosines.max()).astype(np.float64) / self._temperature
         weights = np.exp(logits)
         scores = (weights / weights.sum()).tolist()
-        best = int(cosines.argmax())
-        return ZeroShot(
-            self.labels[best], dict(zip(self.labels, scores, strict=True)), float(cosines[best])
-        )
+        label = self.labels[int(cosines.argmax())]
+        return ZeroShot(label, dict(zip(self.labels, scores, strict=True)))
