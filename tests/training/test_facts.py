@@ -1,0 +1,95 @@
+"""Three-valued truth of captions: literal cases, and laws that hold for any facts."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.captions import describe
+from training.facts import CONTRADICTS, SUPPORTS, UNKNOWN, Facts, relations
+
+BRAIN = Facts("brain")
+
+
+def facts() -> st.SearchStrategy[Facts]:
+    return st.builds(
+        Facts,
+        st.sampled_from(PLANES),
+        st.none() | st.sampled_from((*BRAIN_PLANES, "other")),
+        st.none() | st.floats(98, 272),
+        st.none() | st.floats(0.01, 2.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "verdict"),
+    [
+        (Facts("femur"), Facts("femur"), SUPPORTS),
+        (Facts("femur"), Facts("brain"), CONTRADICTS),
+        # A sub-plane that nobody labelled is neither true nor false.
+        (BRAIN, Facts("brain", "trans-thalamic"), UNKNOWN),
+        (Facts("brain", "trans-thalamic"), Facts("brain", "trans-thalamic"), SUPPORTS),
+        (Facts("brain", "trans-thalamic"), Facts("brain", "trans-cerebellum"), CONTRADICTS),
+        (Facts("brain", "other"), Facts("brain", "trans-cerebellum"), CONTRADICTS),
+        # Known of the image, but not claimed.
+        (Facts("brain", "trans-thalamic", 160, 0.2), BRAIN, SUPPORTS),
+        # Age: right up to 3 days, wrong beyond 7, and between them nobody says.
+        (Facts("brain", None, 160), Facts("brain", None, 163), SUPPORTS),
+        (Facts("brain", None, 160), Facts("brain", None, 156.9), UNKNOWN),
+        (Facts("brain", None, 160), Facts("brain", None, 167), UNKNOWN),
+        (Facts("brain", None, 160), Facts("brain", None, 167.1), CONTRADICTS),
+        (BRAIN, Facts("brain", None, 160), UNKNOWN),
+        # Pixel size: right up to 5 % of what is claimed, wrong beyond 15 %.
+        (Facts("brain", None, None, 0.208), Facts("brain", None, None, 0.2), SUPPORTS),
+        (Facts("brain", None, None, 0.22), Facts("brain", None, None, 0.2), UNKNOWN),
+        (Facts("brain", None, None, 0.16), Facts("brain", None, None, 0.2), CONTRADICTS),
+        (BRAIN, Facts("brain", None, None, 0.2), UNKNOWN),
+        # One false claim beats an unknown and a true one.
+        (Facts("brain", None, 160), Facts("brain", "trans-thalamic", 200), CONTRADICTS),
+        (Facts("brain", None, 160), Facts("brain", "trans-thalamic", 160), UNKNOWN),
+        (Facts("femur"), Facts("brain", "trans-thalamic", 160, 0.2), CONTRADICTS),
+    ],
+)
+def test_a_caption_is_true_false_or_unknown(image: Facts, caption: Facts, verdict: int) -> None:
+    assert relations([image], [caption]).tolist() == [[verdict]]
+
+
+def test_rows_are_images_and_columns_are_captions() -> None:
+    images = [Facts("brain", "trans-thalamic"), Facts("femur")]
+    captions = [Facts("brain"), Facts("brain", "trans-thalamic"), Facts("femur")]
+    table = relations(images, captions)
+    assert table.dtype == np.int8
+    assert table.tolist() == [[1, 1, -1], [-1, -1, 1]]
+
+
+@given(st.lists(facts(), min_size=1, max_size=6))
+def test_an_image_supports_all_that_is_known_of_it(images: list[Facts]) -> None:
+    assert (np.diag(relations(images, images)) == SUPPORTS).all()
+
+
+@given(st.lists(facts(), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_an_image_supports_the_caption_made_from_it(images: list[Facts], seed: int) -> None:
+    rng = random.Random(seed)
+    claims = [describe(image, rng)[1] for image in images]
+    assert (np.diag(relations(images, claims)) == SUPPORTS).all()
+
+
+@given(facts(), facts(), st.sampled_from(["brain_plane", "gestational_age_days", "pixel_size_mm"]))
+def test_claiming_less_is_never_less_true(image: Facts, caption: Facts, dropped: str) -> None:
+    less = replace(caption, **{dropped: None})  # type: ignore[arg-type]
+    [[whole, part]] = relations([image], [caption, less]).tolist()
+    assert part >= whole
+
+
+@given(st.lists(facts(), min_size=2, max_size=6), st.lists(facts(), min_size=2, max_size=6))
+def test_a_pair_is_judged_alone(images: list[Facts], captions: list[Facts]) -> None:
+    table = relations(images, captions)
+    for row, image in enumerate(images):
+        for column, caption in enumerate(captions):
+            assert table[row, column] == relations([image], [caption])[0, 0]
