@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fetalclip_edge.machine import describe_machine
 
 __all__ = ["Timings", "interleave", "machine", "print_report", "table"]
 
@@ -82,28 +82,12 @@ def interleave(
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What a timing depends on: processor, cores, load, Python and versions of `packages`."""
+    """What a timing depends on: the machine, its load, and versions of `packages`."""
     return {
-        "processor": _processor(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
+        **describe_machine(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        "system": platform.platform(),
-        "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

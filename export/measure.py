@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from sklearn.metrics import f1_score
 
+from benchmarks.timing import interleave
 from export.graph import INPUT, OUTPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
@@ -70,12 +71,10 @@ def paired_latency(
     sessions: dict[str, ort.InferenceSession], frames: NDArray[np.uint8], rounds: int
 ) -> dict[str, float]:
     """Median milliseconds of one frame; the graphs take turns, to see the same machine."""
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    for index in range(-_WARM_UP, rounds):
-        frame = frames[index % len(frames)][None]
-        for name, session in sessions.items():
-            begin = time.perf_counter()
-            session.run([OUTPUT], {INPUT: frame})
-            if index >= 0:
-                samples[name].append(1000 * (time.perf_counter() - begin))
-    return {name: float(np.median(values)) for name, values in samples.items()}
+    turn = itertools.cycle(frame[None] for frame in frames)
+
+    def run(session: ort.InferenceSession) -> Callable[[], object]:
+        return lambda: session.run([OUTPUT], {INPUT: next(turn)})
+
+    work = {name: run(session) for name, session in sessions.items()}
+    return {name: taken.median for name, taken in interleave(work, rounds, _WARM_UP).items()}

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +30,28 @@ def data_root() -> Path:
     if not (root / "planes" / "labels.csv").is_file():
         pytest.skip(f"no ultrasound images at {root}; set FETALCLIP_EDGE_DATA (see docs/data.md)")
     return root.resolve()
+
+
+@pytest.fixture(scope="session")
+def clip_images() -> list[NDArray[np.uint8]]:
+    """The grey frames of the shipped clip, as PyAV decodes them."""
+    with av.open(str(REPOSITORY / "fetalclip_edge" / "assets" / "simulated_head.mp4")) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+@pytest.fixture
+def edited_bundle(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+    """Copies the shipped bundle, changes its manifest, and puts the checksum right again."""
+
+    def edit(change: Callable[[dict[str, Any]], object]) -> Path:
+        folder = tmp_path / "edited"
+        shutil.copytree(REPOSITORY / "fetalclip_edge" / "bundles" / "default", folder)
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        change(manifest)
+        text = json.dumps(manifest).encode()
+        (folder / "manifest.json").write_bytes(text)
+        digest = hashlib.sha256(text).hexdigest()
+        (folder / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+        return folder
+
+    return edit
