@@ -54,7 +54,9 @@ def fit_domain(embeddings: NDArray[np.float32], kinds: Sequence[Hashable]) -> Do
 
 
 def distance_threshold(distances: NDArray[np.float32], acceptance: float) -> float:
-    """The least distance that takes in a given share of validation frames.
+    """A distance that takes in at least a given share of validation frames.
+
+    It is one of `distances`, and takes in at most one frame more than it must.
 
     Args:
         distances: `(N,)`, of frames that should be accepted.

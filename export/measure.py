@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from sklearn.metrics import f1_score
 
@@ -34,11 +35,11 @@ def one_thread_session(path: Path) -> ort.InferenceSession:
 def embed(
     session: ort.InferenceSession, frames: NDArray[np.uint8], title: str
 ) -> NDArray[np.float32]:
-    """Embeddings `(N, D)` of frames `(N, 1, S, S)`, with a progress bar."""
+    """Embeddings `(N, D)` of frames `(N, 1, S, S)`, with a progress bar on stderr."""
     return np.concatenate(
         [
             session.run([OUTPUT], {INPUT: frames[i : i + 8]})[0]
-            for i in track(range(0, len(frames), 8), title)
+            for i in track(range(0, len(frames), 8), title, console=Console(stderr=True))
         ]
     )
 

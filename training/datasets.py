@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from fetalclip_edge.tasks.gestational_age import (
@@ -174,9 +175,10 @@ def square(path: Path, size: int) -> np.ndarray:
 
 
 def load_images(examples: Sequence[Example], size: int, title: str) -> torch.Tensor:
-    """All images in memory, uint8 `(N, 1, size, size)`, with a progress bar."""
+    """All images in memory, uint8 `(N, 1, size, size)`, with a progress bar on stderr."""
+    console = Console(stderr=True)
     images = torch.empty((len(examples), 1, size, size), dtype=torch.uint8)
-    for index, example in enumerate(track(examples, title)):
+    for index, example in enumerate(track(examples, title, console=console)):
         images[index, 0] = torch.from_numpy(square(example.path, size).copy())
     return images
 

