@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def edited_bundle(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object
     """Copies the shipped bundle, changes its manifest, and puts the checksum right again."""
 
     def edit(change: Callable[[dict[str, Any]], object]) -> Path:
-        folder = tmp_path / "edited"
-        shutil.copytree(REPOSITORY / "fetalclip_edge" / "bundles" / "default", folder)
+        shipped = REPOSITORY / "fetalclip_edge" / "bundles" / "default"
+        folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "bundle"
+        shutil.copytree(shipped, folder)
         manifest = json.loads((folder / "manifest.json").read_bytes())
         change(manifest)
         text = json.dumps(manifest).encode()

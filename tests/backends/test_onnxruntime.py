@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from fetalclip_edge.backends import BACKENDS, load_backend
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.errors import BackendError, BundleError
+
+Edit = Callable[[Callable[[dict[str, Any]], object]], Path]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.load()
+
+
+@pytest.fixture
+def inputs(bundle: ModelBundle) -> np.ndarray:
+    spec = bundle.preprocess
+    shape = (3, spec.channels, spec.size, spec.size)
+    return np.random.default_rng(5).integers(0, 256, shape).astype(spec.dtype)
+
+
+@pytest.mark.parametrize("name", ["auto", *BACKENDS])
+def test_a_backend_gives_unit_embeddings(
+    bundle: ModelBundle, inputs: np.ndarray, name: str
+) -> None:
+    backend = load_backend(bundle, name)
+    embedding = backend.encode(inputs)["embedding"]
+    assert embedding.shape == (3, bundle.embedding_dim)
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-4)
+
+
+def test_a_backend_gives_what_the_runtime_gives(bundle: ModelBundle, inputs: np.ndarray) -> None:
+    session = ort.InferenceSession(
+        bundle.graph_path("onnxruntime"), providers=["CPUExecutionProvider"]
+    )
+    (expected,) = session.run(["embedding"], {session.get_inputs()[0].name: inputs})
+    found = load_backend(bundle, "onnxruntime").encode(inputs)["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_batch_is_encoded_as_its_images_one_by_one(
+    bundle: ModelBundle, inputs: np.ndarray
+) -> None:
+    backend = load_backend(bundle)
+    one_by_one = [backend.encode(inputs[i : i + 1])["embedding"] for i in range(3)]
+    np.testing.assert_allclose(
+        backend.encode(inputs)["embedding"], np.concatenate(one_by_one), atol=1e-6
+    )
+
+
+def test_a_backend_says_what_it_is(bundle: ModelBundle) -> None:
+    backend = load_backend(bundle, "onnxruntime")
+    assert (backend.name, backend.version) == ("onnxruntime", ort.__version__)
+    assert (backend.precision, backend.device) == ("int8", "cpu")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 10, 10), (1, 7, 224, 224), (224, 224)])
+def test_an_input_of_the_wrong_shape_is_a_backend_error(
+    bundle: ModelBundle, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(BackendError, match="ONNX Runtime"):
+        load_backend(bundle).encode(np.zeros(shape, dtype=bundle.preprocess.dtype))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(bundle: ModelBundle) -> None:
+    with pytest.raises(ValueError, match="choose one of auto, onnxruntime"):
+        load_backend(bundle, "cuda")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_threads_than_one_are_refused(bundle: ModelBundle, threads: int) -> None:
+    with pytest.raises(ValueError, match="threads"):
+        load_backend(bundle, threads=threads)
+
+
+def test_a_graph_that_the_runtime_cannot_read_is_a_backend_error(edited_bundle: Edit) -> None:
+    folder = edited_bundle(lambda manifest: None)
+    junk = b"not a graph"
+    (folder / "encoder.cpu.onnx").write_bytes(junk)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["encoder.cpu.onnx"]["sha256"] = hashlib.sha256(junk).hexdigest()
+    text = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(text)
+    digest = hashlib.sha256(text).hexdigest()
+    (folder / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    with pytest.raises(BackendError, match=r"encoder\.cpu\.onnx"):
+        load_backend(ModelBundle.load(folder))
+
+
+def test_a_graph_that_does_not_fit_the_manifest_is_a_backend_error(edited_bundle: Edit) -> None:
+    folder = edited_bundle(lambda manifest: manifest.update(embedding_dim=17))
+    with pytest.raises(BackendError, match="embedding_dim 17"):
+        load_backend(ModelBundle.load(folder))
+
+
+def test_a_bundle_without_a_graph_for_a_backend_is_refused(edited_bundle: Edit) -> None:
+    def rename(manifest: dict[str, Any]) -> None:
+        manifest["graphs"] = {"abacus": manifest["graphs"]["onnxruntime"]}
+
+    bundle = ModelBundle.load(edited_bundle(rename))
+    with pytest.raises(BackendError, match="abacus"):
+        load_backend(bundle)
+    with pytest.raises(BundleError, match="onnxruntime"):
+        load_backend(bundle, "onnxruntime")
