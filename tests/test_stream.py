@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -378,7 +378,7 @@ def test_a_read_that_hangs_is_ended_by_closing_the_source(
             super().close()
             closed.set()
 
-    source = Hanging([IMAGE], gate=lambda index: closed.wait(WAIT))
+    source = Hanging([IMAGE], gate=lambda index: closed.wait(3 * WAIT))
     with fe.stream(source, model=model):
         pass
     assert capture_threads() == []
@@ -427,6 +427,20 @@ def test_an_unreadable_frame_is_counted_and_the_stream_goes_on(model: Stub) -> N
     assert (stats.frames, stats.results, stats.unreadable, stats.dropped) == (3, 3, 3, 0)
 
 
+def test_a_source_that_gives_nothing_but_bad_frames_is_broken(model: Stub) -> None:
+    most = capture._MOST_UNREADABLE
+    torn = FrameError("torn")
+    enough = [torn] * (most - 1) + [IMAGE] + [torn] * (most - 1) + [IMAGE]
+    with fe.stream(ScriptedSource(enough), model=model) as live:
+        assert len(list(live)) == 2
+    too_many = ScriptedSource([IMAGE] + [torn] * most + [IMAGE])
+    with fe.stream(too_many, model=model) as live:
+        assert next(live).frame_index == 0
+        with pytest.raises(SourceError, match="in a row"):
+            next(live)
+    assert too_many.events == ["open", "close"]
+
+
 @pytest.mark.parametrize("error", [SourceNotFoundError("no camera"), ValueError("odd")])
 def test_what_goes_wrong_at_opening_is_raised_on_entering(error: Exception, model: Stub) -> None:
     source = ScriptedSource([IMAGE], open_error=error)
@@ -449,8 +463,9 @@ def test_a_failing_model_stops_everything() -> None:
         raise BackendError("out of memory")
 
     source = ScriptedSource([IMAGE] * 1000)
+    live = fe.stream(source, model=StubModel(fail))  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="out of memory"):
-        list(fe.stream(source, model=StubModel(fail)))  # type: ignore[arg-type]
+        next(live)
     assert capture_threads() == []
     assert source.events == ["open", "close"]
 
@@ -554,35 +569,31 @@ def test_the_clip_is_live_and_then_frozen(clip_images: list[NDArray[np.uint8]]) 
     assert set(states[271:]) == {"frozen"}
 
 
-def test_pictures_without_a_time_are_never_frozen(model: Stub) -> None:
-    still = np.full((300, 16, 16), 90, dtype=np.uint8)
-    with fe.stream(still, model=model) as live:
-        assert {result.state for result in live} == {StreamState.LIVE}
+class StillSource(ScriptedSource):
+    """One picture, a tenth of a second apart by the clock, without times of its own."""
+
+    def read(self) -> Frame | None:
+        frame = super().read()
+        return None if frame is None else replace(frame, captured_ns=frame.index * 100_000_000)
 
 
 def test_a_camera_that_stands_still_is_frozen() -> None:
-    clock = SimpleNamespace(now_ns=0)
-
-    class Still(ScriptedSource):
-        def read(self) -> Frame | None:
-            frame = super().read()
-            clock.now_ns += 100_000_000
-            if frame is None:
-                return None
-            return Frame(IMAGE, "gray", frame.index, clock.now_ns, self.name)
-
     # "all", so that every frame is looked at, as if the consumer always kept up.
-    source = Still([IMAGE] * 10, live=True)
+    source = StillSource([IMAGE] * 10, live=True)
     with fe.stream(source, model=StubModel(), policy="all") as live:  # type: ignore[arg-type]
         states = [str(result.state) for result in live]
     assert states == ["live"] * 5 + ["frozen"] * 5
 
 
+def test_pictures_of_a_folder_are_never_frozen() -> None:
+    source = StillSource([IMAGE] * 10, live=False)
+    with fe.stream(source, model=StubModel(), policy="all") as live:  # type: ignore[arg-type]
+        assert {result.state for result in live} == {StreamState.LIVE}
+
+
 def test_a_picture_the_model_does_not_know_is_not_called_frozen() -> None:
     class Doubting(StubModel):
         def analyze_frame(self, frame: Frame) -> Result:
-            from dataclasses import replace
-
             answer = super().analyze_frame(frame)
             return replace(answer, state=StreamState.OUT_OF_DOMAIN, reason="unlike")
 
