@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+# Some CI systems force colours and progress bars upon programs that write to no terminal.
+for _name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):
+    os.environ.pop(_name, None)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

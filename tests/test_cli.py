@@ -489,6 +489,16 @@ def test_another_bundle_answers(
         assert_is_answer(answer)
 
 
+def test_a_graph_that_the_backend_cannot_use_is_1(
+    command_line: CommandLine,
+    edited_bundle: Callable[[Callable[[dict[str, Any]], object]], Path],
+) -> None:
+    bundle = edited_bundle(lambda manifest: manifest.update(embedding_dim=17))
+    run = command_line("info", "--json", "--bundle", bundle)
+    assert (run.code, run.out) == (1, "")
+    assert "encoder.cpu.onnx" in run.err
+
+
 def test_a_failure_of_the_runtime_is_1(
     command_line: CommandLine, scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
