@@ -64,6 +64,8 @@ def demo(
 
     Example: fetalclip-edge demo --picture demo.png
     """
+    if picture is not None and not picture.parent.is_dir():
+        _fail(f"--picture {picture}: there is no folder {picture.parent}", _BAD_INPUT)
     model = _load(bundle, backend, threads)
     with stream(DEMO_CLIP, model=model, policy="all") as live:
         total = live.source.frame_count
