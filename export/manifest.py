@@ -82,6 +82,7 @@ def describe(
         "license": "Apache-2.0",
         "intended_use": INTENDED_USE,
         "training_data": list(TRAINING_DATA),
+        "architecture": config.backbone,
         "preprocess": spec.to_dict(),
         "graphs": {"onnxruntime": {"file": graph, "precision": "int8"}},
         "embedding_dim": config.embed_dim,
@@ -129,7 +130,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 
 {manifest["intended_use"]}
 
-Image tower: EfficientNet-Lite0 on one grey channel of {manifest["preprocess"]["size"]} x \
+Image tower: {manifest["architecture"]} (timm) on one grey channel of {manifest["preprocess"]["size"]} x \
 {manifest["preprocess"]["size"]} pixels, to an embedding of {manifest["embedding_dim"]} numbers, \
 trained contrastively with a small text tower on image-caption pairs made from labels. Planes are \
 recognised by cosine with prompt embeddings. Weights: {manifest["license"]}.

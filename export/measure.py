@@ -72,9 +72,9 @@ def paired_latency(
     sessions: dict[str, ort.InferenceSession], frames: NDArray[np.uint8], rounds: int
 ) -> dict[str, float]:
     """Median milliseconds of one frame; the graphs take turns, to see the same machine."""
-    turn = itertools.cycle(frame[None] for frame in frames)
 
     def run(session: ort.InferenceSession) -> Callable[[], object]:
+        turn = itertools.cycle(frame[None] for frame in frames)
         return lambda: session.run([OUTPUT], {INPUT: next(turn)})
 
     work = {name: run(session) for name, session in sessions.items()}

@@ -195,7 +195,6 @@ class Result:
         answer: dict[str, Any] = {
             "source": self.source,
             "state": str(self.state),
-            "reason": self.reason,
             "plane": _scores_dict(self.plane),
             "brain_plane": None if brain is None else _scores_dict(brain),
             "gestational_age": None
