@@ -50,6 +50,8 @@ def score(answers: list[dict[str, Any]], labels: list[dict[str, str]]) -> dict[s
     """
     by_name = {Path(answer["source"]).name: answer for answer in answers}
     wanted = [row for row in labels if row["plane"] in _PLANES]
+    if not wanted:
+        raise ValueError("the labels have no image of the four planes in this split")
     missing = [row["file"] for row in wanted if Path(row["file"]).name not in by_name]
     if missing:
         raise ValueError(f"{len(missing)} images have no answer, the first is {missing[0]}")
@@ -108,6 +110,13 @@ def _bootstrap(
     return [float(low), float(high)]
 
 
+def _read_answers(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} must hold lines of JSON: {error}") from error
+
+
 def main(
     answers: Annotated[Path, typer.Argument(help="Lines of fetalclip-edge analyze --json")],
     labels: Annotated[Path, typer.Option(help="planes/labels.csv")],
@@ -117,7 +126,7 @@ def main(
     """Score answers against the labels of one split."""
     console = Console()
     try:
-        lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+        lines = _read_answers(answers)
         with labels.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == split]
         report = score(lines, rows)

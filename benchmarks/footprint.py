@@ -12,6 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import typer
+from rich.console import Console
+
 import fetalclip_edge
 from benchmarks.timing import interleave, machine, print_report, table
 from fetalclip_edge.demo import DEMO_CLIP
@@ -80,8 +83,12 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and print a table on stderr and JSON on stdout."""
-    report = measure()
+    """Measure import time, peak memory and wheel size, in about a minute.
+
+    Prints a table on stderr and JSON on stdout.
+    """
+    with Console(stderr=True).status("starting interpreters and building a wheel"):
+        report = measure()
     rows: list[list[object]] = [
         [name, f"{values['median_ms']:.0f} ms"] for name, values in report["start_ms"].items()
     ]
@@ -91,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -54,8 +54,9 @@ def _quiet() -> Iterator[None]:
 def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
     """Write the U8S8 graph of a float32 core.
 
-    Pooling and projection stay in float32. Where the mean is a whole grey level, the normalisation is the quantisation of the input, and
-    the frame's bytes go into the first convolution as they are.
+    Pooling and projection stay in float32. Where the mean is a whole grey level, the normalisation
+    is the quantisation of the input, and the frame's bytes go into the first convolution as they
+    are.
 
     Args:
         core: graph written by `export.graph.export_core`.

@@ -30,6 +30,7 @@ from export.graph import export_core, with_grey_levels
 from export.manifest import describe, model_card, write_checksums
 from export.measure import accuracy, embed, one_thread_session, paired_latency
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, ModelBundle
+from fetalclip_edge.machine import describe_machine
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example, hc18_examples, planes_examples
 from training.release import Release, load_release
@@ -133,6 +134,7 @@ def export_bundle(
         }
         metrics = _measure(embeddings, test, release, fitted)
         metrics["latency_ms_one_thread"] = paired_latency(sessions, test.pixels, _TIMING_ROUNDS)
+        metrics["latency_measured_on"] = describe_machine()["processor"]
         _gate(metrics)
         _write(release, graphs.int8, fitted, metrics, out, name=name, version=version)
     return metrics
@@ -140,7 +142,9 @@ def export_bundle(
 
 def _check_out(out: Path) -> None:
     if not out.exists():
-        return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            return  # it can be written to
     empty = out.is_dir() and not any(out.iterdir())
     bundle = all((out / name).is_file() for name in (MANIFEST, CHECKSUM))
     if not (empty or bundle):
@@ -212,7 +216,7 @@ def _measure(
     }
     metrics["measured_on"] = (
         f"{len(test.examples)} images of {len({e.group for e in test.examples})} test patients "
-        "of the FETAL_PLANES_DB subset; F1 over abdomen, brain, femur and thorax"
+        "of the FETAL_PLANES_DB subset; F1 over those of abdomen, brain, femur and thorax"
     )
     metrics["validation"] = release.validation
     return metrics

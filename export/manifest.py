@@ -130,8 +130,9 @@ def model_card(manifest: dict[str, Any]) -> str:
 
 {manifest["intended_use"]}
 
-Image tower: {manifest["architecture"]} (timm) on one grey channel of {manifest["preprocess"]["size"]} x \
-{manifest["preprocess"]["size"]} pixels, to an embedding of {manifest["embedding_dim"]} numbers, \
+Image tower: {manifest["architecture"]} (timm) on one grey channel of \
+{manifest["preprocess"]["size"]} x {manifest["preprocess"]["size"]} pixels, to an embedding of \
+{manifest["embedding_dim"]} numbers, \
 trained contrastively with a small text tower on image-caption pairs made from labels. Planes are \
 recognised by cosine with prompt embeddings. Weights: {manifest["license"]}.
 

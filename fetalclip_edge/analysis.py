@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError, SourceError
+from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError
 from fetalclip_edge.model import Model, check_pixel_size
 from fetalclip_edge.results import Result
 from fetalclip_edge.sources import open_source
-from fetalclip_edge.sources.images import images_in
+from fetalclip_edge.sources.dicom import is_dicom
+from fetalclip_edge.sources.images import IMAGE_SUFFIXES, natural_order
 
 __all__ = ["Unreadable", "analyze_paths", "list_files", "read_pixel_sizes"]
 
@@ -31,20 +33,24 @@ class Unreadable:
 
 
 def list_files(paths: Iterable[str]) -> list[str]:
-    """The files to analyse, in order: a folder stands for the images in it, sorted naturally.
+    """The files to analyse, in order.
 
-    A folder without images stands for itself, and `analyze_paths` says what is wrong with it.
+    A folder stands for the image and DICOM files in it, sorted naturally. One without any stands
+    for itself, and `analyze_paths` says what is wrong with it.
     """
     files: list[str] = []
     for path in paths:
+        inside: list[Path] = []
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-            try:
-                files += [str(file) for file in images_in(Path(path))]
-            except SourceError:
-                files.append(path)  # reported in its place
-        else:
-            files.append(path)
+            inside = sorted(filter(_is_picture, Path(path).iterdir()), key=natural_order)
+        files += map(str, inside) if inside else [path]
     return files
+
+
+def _is_picture(path: Path) -> bool:
+    if not path.is_file() or path.name.startswith("."):
+        return False
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
 
 
 def read_pixel_sizes(path: Path) -> dict[str, float]:
@@ -54,14 +60,25 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
         File, as written in the CSV -> millimetres per pixel.
 
     Raises:
-        ValueError: a column is missing, or a value is not a positive number.
+        ValueError: a column is missing, a value is not a positive number, or the file is no
+            UTF-8 text.
         FileNotFoundError: there is no such file.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text; save it as CSV in UTF-8 ({error})") from None
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
-        missing = {"file", "pixel_size_mm"} - set(reader.fieldnames or ())
+        found = list(reader.fieldnames or ())
+        missing = {"file", "pixel_size_mm"} - set(found)
         if missing:
-            raise ValueError(f"{path} lacks the column {' and '.join(sorted(missing))}")
+            raise ValueError(
+                f"{path} lacks the column {' and '.join(sorted(missing))}; its first line must "
+                f"name file and pixel_size_mm, with a comma between, and names {found}"
+            )
         sizes: dict[str, float] = {}
         for row in _rows(reader, path):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import typer
 
 from fetalclip_edge import display
 from fetalclip_edge.analysis import Unreadable, analyze_paths, list_files, read_pixel_sizes
-from fetalclip_edge.backends import BACKENDS
+from fetalclip_edge.backends import BACKENDS, MOST_THREADS
 from fetalclip_edge.bench import benchmark
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
@@ -36,18 +37,22 @@ app = typer.Typer(
     "Start with: fetalclip-edge demo\n\n"
     "Not a medical device: for research and engineering, never for diagnosis.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", metavar="DIR", help="Model bundle [default: shipped]")
+    Path | None,
+    typer.Option("--bundle", metavar="DIR", help="Model bundle, in place of the shipped one"),
 ]
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads for one frame")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
 
 
@@ -120,7 +125,7 @@ def analyze(
         else:
             display.answer(answer)
     if unreadable:
-        _fail(f"{unreadable} could not be read", _FAILED)
+        _fail(f"{unreadable} of the images could not be read", _FAILED)
 
 
 @app.command("stream")
@@ -160,6 +165,11 @@ def stream_command(
                 _print_json(result)
         else:
             _show_live(live, results)
+    stats = live.stats()
+    if stats.frames == 0:
+        _fail(f"{live.source.name} gave no frame that could be read", _BAD_INPUT)
+    if stats.unreadable:
+        _fail(f"{stats.unreadable} of the frames could not be read", _FAILED)
 
 
 @app.command()
@@ -241,6 +251,7 @@ def main() -> None:
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         app()
     except BrokenPipeError:

@@ -146,7 +146,7 @@ def load(bundle: str | Path | None = None, backend: str = "auto", *, threads: in
     Raises:
         BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`.
         BackendError: the backend cannot load the graph.
-        ValueError: there is no such backend, or `threads` is below 1.
+        ValueError: there is no such backend, or `threads` is out of range.
 
     Example:
         >>> import fetalclip_edge as fe
@@ -162,8 +162,13 @@ def check_pixel_size(pixel_size_mm: float | None) -> None:
     """Refuse a pixel size that is not a positive number of millimetres.
 
     Raises:
+        TypeError: it is no number.
         ValueError: it is zero, negative or not finite.
     """
+    if isinstance(pixel_size_mm, bool) or not isinstance(
+        pixel_size_mm, (int, float, np.number, type(None))
+    ):
+        raise TypeError(f"pixel_size_mm must be a number of millimetres, not {pixel_size_mm!r}")
     if pixel_size_mm is not None and not (math.isfinite(pixel_size_mm) and pixel_size_mm > 0):
         raise ValueError(
             f"pixel_size_mm must be a positive number of millimetres, not {pixel_size_mm!r}"

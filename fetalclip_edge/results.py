@@ -41,9 +41,9 @@ class StreamState(str, Enum):
     FROZEN = "frozen"
     """The picture stands still: the probe's freeze key."""
     STALE = "stale"
-    """Nothing new has come from the source for too long."""
+    """Nothing new has come from the source for too long. This version does not tell it yet."""
     NO_SIGNAL = "no_signal"
-    """The source is lost, or the picture is flat."""
+    """The picture is flat."""
     OUT_OF_DOMAIN = "out_of_domain"
     """The picture is unlike the fetal ultrasound the model knows; it abstains."""
 

@@ -211,6 +211,8 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     check_pixel_size(pixel_size_mm)
+    if region is not None and len(region) != len(Region._fields):
+        raise ValueError(f"region must be (x, y, width, height), not {region!r}")
     opened = open_source(source)
     return Stream(
         opened,

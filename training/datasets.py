@@ -118,6 +118,8 @@ def age_from_circumference(head_circumference_mm: float) -> float | None:
 
 
 def _rows(path: Path, split: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give the folder of docs/data.md with --data")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         lacking = [name for name in (*columns, "split") if name not in (reader.fieldnames or ())]

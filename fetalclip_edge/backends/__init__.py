@@ -7,7 +7,10 @@ from fetalclip_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError
 
-__all__ = ["BACKENDS", "Backend", "load_backend"]
+__all__ = ["BACKENDS", "MOST_THREADS", "Backend", "load_backend"]
+
+MOST_THREADS = 256
+"""More only wait for each other, and runtimes hang on some thousands."""
 
 BACKENDS: dict[str, type[Backend]] = {OnnxRuntimeBackend.name: OnnxRuntimeBackend}
 """Name -> backend, in the order in which "auto" prefers them."""
@@ -19,15 +22,15 @@ def load_backend(bundle: ModelBundle, name: str = "auto", threads: int = 1) -> B
     Args:
         bundle: what to run.
         name: a key of `BACKENDS`, or "auto" for the first of them that the bundle has a graph for.
-        threads: CPU threads for one frame, at least 1.
+        threads: CPU threads for one frame, 1 to 256.
 
     Raises:
-        ValueError: there is no such backend, or `threads` is below 1.
+        ValueError: there is no such backend, or `threads` is out of range.
         BackendError: it could not load the graph.
         BundleError: the bundle has no graph for it.
     """
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads must be 1 to {MOST_THREADS}, not {threads}")
     if name == "auto":
         fitting = [known for known in BACKENDS if known in bundle.graphs]
         if not fitting:

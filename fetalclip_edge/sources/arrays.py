@@ -147,11 +147,13 @@ class IterableSource(Source):
                 return None
             self._index += 1
             try:
-                image = next(pictures, None)
+                image = next(pictures)
+            except StopIteration:
+                return None
             except Exception as error:
                 text = f"{self.name}: failed at frame {self._index}: {_told(error)}"
                 raise SourceError(text) from error
-            return None if image is None else _copied(image, "rgb", self._index, self.name)
+            return _copied(image, "rgb", self._index, self.name)
 
     def close(self) -> None:
         """Let go of the iterator. A generator is not closed, for it is the caller's."""
@@ -187,7 +189,16 @@ class ReaderSource(Source):
         self._handle: Handle[Reader] = Handle(self.name)
 
     def open(self) -> None:
-        """Nothing to do: the object is open."""
+        """Check that a `cv2.VideoCapture` is open; other objects are taken to be.
+
+        Raises:
+            SourceError: it is not.
+        """
+        is_open = getattr(self._reader, "isOpened", None)
+        if callable(is_open) and not is_open():
+            raise SourceError(
+                f"{self.name}: is not open; OpenCV is silent when it cannot open a file or device"
+            )
         self._handle.open(lambda: (self._reader, lambda: None))
 
     def read(self) -> Frame | None:

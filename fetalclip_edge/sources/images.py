@@ -142,7 +142,9 @@ def images_in(folder: Path) -> list[Path]:
     images = [
         path
         for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
     ]
     if not images:
         raise SourceNotFoundError(

@@ -129,7 +129,7 @@ def _from_pattern(text: str, path: Path) -> Source:
     files = sorted((match for match in matches if match.is_file()), key=natural_order)
     if not files:
         what = "no file matches" if glob.has_magic(text) else "there is no such file or folder"
-        raise SourceNotFoundError(f"{text}: {what}; a source is {ACCEPTED}")
+        raise SourceNotFoundError(f"{text}: {what}")
     if len(files) == 1:
         return _from_file(files[0])
     for file in files:
@@ -141,6 +141,8 @@ def _from_pattern(text: str, path: Path) -> Source:
 
 
 def _from_file(path: Path) -> Source:
+    if not path.is_file():
+        raise SourceError(f"{path}: is no regular file")
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -155,7 +157,8 @@ def _from_file(path: Path) -> Source:
     if image_kind(start) or suffix in IMAGE_SUFFIXES:
         return ImageSource(path)
     raise SourceError(
-        f"{path}: neither its suffix nor its content is known; a source is {ACCEPTED}"
+        f"{path}: is no DICOM file, no image ({', '.join(IMAGE_SUFFIXES)}) and no video "
+        f"({', '.join(VIDEO_SUFFIXES)}); convert it to one of them"
     )
 
 

@@ -181,7 +181,7 @@ def test_a_pipeline_may_be_longer_than_a_path():
     assert isinstance(open_source(pipeline), GStreamerSource)
 
 
-@pytest.mark.parametrize("source", ["", "ftp2://host/x", None, 1.5, "none.png"])
+@pytest.mark.parametrize("source", ["", "ftp2://host/x", None, 1.5])
 def test_errors_list_what_is_accepted(source):
     with pytest.raises(
         (SourceError, InvalidImageTypeError), match="a camera .* a GStreamer .* a uint8 array"
@@ -200,7 +200,7 @@ def test_an_open_file_is_refused_with_the_advice_to_give_its_path(folder):
 def test_files_of_unknown_kinds_are_refused(tmp_path):
     # FFmpeg would show a text file as a video of its letters.
     (tmp_path / "notes.txt").write_text("hello\n" * 100)
-    with pytest.raises(SourceError, match="neither its suffix nor its content"):
+    with pytest.raises(SourceError, match="no DICOM file, no image .* and no video"):
         open_source(tmp_path / "notes.txt")
 
 
