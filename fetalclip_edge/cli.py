@@ -218,6 +218,7 @@ def info(
     model = _load(bundle, backend, 1)
     report: dict[str, Any] = {
         **describe_model(model),
+        "bundle_folder": str(model.bundle.folder),
         "machine": describe_machine(),
         "preprocessing": instruction_sets(),
         "backends": list(BACKENDS),

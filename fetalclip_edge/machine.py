@@ -34,7 +34,6 @@ def describe_model(model: Model) -> dict[str, Any]:
             "version": bundle.version,
             "sha256": bundle.sha256,
             "license": bundle.license,
-            "folder": str(bundle.folder),
         },
         "backend": {
             "name": backend.name,
