@@ -5,11 +5,12 @@ Not a medical device: for research and engineering, never for diagnosis.
 
 from importlib.metadata import version
 
-from fetalclip_edge.errors import FetalCLIPEdgeError
+from fetalclip_edge.errors import FetalCLIPEdgeError, SourceError
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.preprocess import preprocess
 from fetalclip_edge.results import Frame, Region, Result, StreamState
-from fetalclip_edge.stream import Stream, stream
+from fetalclip_edge.sources import Source
+from fetalclip_edge.stream import Stream, StreamStats, stream
 
 __all__ = [
     "FetalCLIPEdgeError",
@@ -17,8 +18,11 @@ __all__ = [
     "Model",
     "Region",
     "Result",
+    "Source",
+    "SourceError",
     "Stream",
     "StreamState",
+    "StreamStats",
     "load",
     "preprocess",
     "stream",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +30,7 @@ __all__ = [
     "ModelBundle",
     "PromptSet",
     "file_sha256",
+    "prompts_sha256",
 ]
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
@@ -76,7 +77,7 @@ class ModelBundle:
         prompt_sets: task -> its prompts.
         thresholds: name -> value; beyond `domain_distance` the model abstains.
         metrics: as measured at export.
-        files: names of the files that the manifest lists, all checked.
+        files: name -> sha256 of the files that the manifest lists, all checked.
         sha256: checksum of the manifest, and so of the whole bundle.
     """
 
@@ -92,7 +93,7 @@ class ModelBundle:
     prompt_sets: dict[str, PromptSet]
     thresholds: dict[str, float]
     metrics: dict[str, Any]
-    files: frozenset[str]
+    files: dict[str, str]
     sha256: str
 
     @classmethod
@@ -115,16 +116,23 @@ class ModelBundle:
         _check_files(folder, manifest)
         return _from_manifest(folder, manifest, digest)
 
-    def graph_path(self, backend: str) -> Path:
-        """The graph for a backend.
+    def graph(self, backend: str) -> bytes:
+        """The graph for a backend, checked again as it is read.
 
         Raises:
             BundleError: the bundle has none for it.
+            BundleIntegrityError: it was changed since the bundle was loaded.
         """
         if backend not in self.graphs:
             known = ", ".join(self.graphs) or "none"
             raise BundleError(f"bundle {self.name} has no graph for {backend!r}; it has: {known}")
-        return self.folder / self.graphs[backend]
+        name = self.graphs[backend]
+        data = (self.folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.files[name]:
+            raise BundleIntegrityError(
+                f"{self.folder / name} was changed since the bundle was loaded"
+            )
+        return data
 
     def prompt_embeddings(self) -> dict[str, NDArray[np.float32]]:
         """Task -> float32 `(classes, embedding_dim)`, L2-normalised.
@@ -153,6 +161,9 @@ class ModelBundle:
             tensors: dict[str, NDArray[np.float32]] = load_file(self.folder / name)
         except Exception as error:
             raise BundleError(f"{self.folder / name} is no safetensors file: {error}") from error
+        for key, tensor in tensors.items():
+            if tensor.dtype.name != "float32" or not math.isfinite(float(tensor.sum())):
+                raise BundleError(f"{self.folder / name}: {key} must be finite float32")
         return tensors
 
 
@@ -240,7 +251,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
             for name, value in _get(manifest, "thresholds", dict).items()
         },
         metrics=_get(manifest, "metrics", dict),
-        files=frozenset(files),
+        files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
     )
 
@@ -248,17 +259,21 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
 def _prompt_set(entry: Mapping[str, Any], where: str) -> PromptSet:
     texts = _get(entry, "texts", dict, where)
     labels = _texts(_get(entry, "labels", list, where), f"{where}.labels")
-    if set(labels) != set(texts):
+    if set(labels) != set(texts) or len(set(labels)) != len(labels):
         raise BundleError(f"manifest: {where}.labels and {where}.texts name different classes")
     temperature = _number(_get(entry, "temperature", object, where), f"{where}.temperature")
     if temperature <= 0:
         raise BundleError(f"manifest: {where}.temperature must be above 0, not {temperature}")
-    return PromptSet(
-        labels,
-        {label: _texts(texts[label], f"{where}.texts.{label}") for label in labels},
-        _get(entry, "sha256", str, where),
-        temperature,
-    )
+    prompts = {label: _texts(texts[label], f"{where}.texts.{label}") for label in labels}
+    if prompts_sha256(prompts) != _get(entry, "sha256", str, where):
+        raise BundleError(f"manifest: {where}.sha256 is not that of its labels and texts")
+    return PromptSet(labels, prompts, prompts_sha256(prompts), temperature)
+
+
+def prompts_sha256(prompts: Mapping[str, Sequence[str]]) -> str:
+    """Hash over the classes of a task and their sentences, in order."""
+    listed = [[label, list(texts)] for label, texts in prompts.items()]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def _get(entry: object, key: str, kind: type[T], where: str = "") -> T:
@@ -278,6 +293,6 @@ def _texts(values: object, where: str) -> tuple[str, ...]:
 
 
 def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise BundleError(f"manifest: {where} must be a finite number, not {value!r}")
     return float(value)

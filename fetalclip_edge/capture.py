@@ -21,6 +21,9 @@ _JOIN_SECONDS = 4.5
 
 _LAST_JOIN_SECONDS = 0.5
 
+_LONGEST_GAP_NS = 5_000_000_000
+"""A jump in a recording's presentation times beyond this is a fault in them, not a pause."""
+
 _MOST_UNREADABLE = 100
 """Frames that may be unreadable in a row; a device that never delivers a good one is broken."""
 
@@ -66,10 +69,13 @@ class Capture:
         Raises:
             SourceError: the source cannot be opened.
         """
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, name=f"fetalclip-edge capture {self._source.name}", daemon=True
         )
-        self._thread.start()
+        with self._stopping:
+            # Known to `stop` only once it runs, for nobody can wait for a thread before that.
+            thread.start()
+            self._thread = thread
         self._opened.wait()
         if self._open_failure is not None:
             raise self._open_failure
@@ -81,10 +87,10 @@ class Capture:
         some; nobody waits for the others for ever.
         """
         self._mailbox.close()
-        if self._thread is None or self._thread is threading.current_thread():
+        if self._thread is threading.current_thread():
             return
         with self._stopping:
-            if not self._stopped:
+            if self._thread is not None and not self._stopped:
                 self._stopped = True
                 self._join(self._thread)
 
@@ -116,7 +122,10 @@ class Capture:
             else:
                 self._mailbox.end()
         finally:
-            self._source.close()
+            try:
+                self._source.close()
+            except Exception as error:
+                _log.warning("%s did not close: %s", self._source.name, error)
 
     def _read_all(self) -> None:
         start_ns: int | None = None
@@ -136,11 +145,18 @@ class Capture:
             in_a_row = 0
             if frame is None:
                 return
+            if not isinstance(frame, Frame):
+                raise SourceError(
+                    f"{self._source.name}: read() must return a fetalclip_edge.Frame or None, not "
+                    f"{type(frame).__name__}"
+                )
             frame = replace(frame, grab_ms=(frame.captured_ns - begin) / 1e6)
             if self._play and frame.pts_s is not None:
-                if start_ns is None:
-                    start_ns = time.monotonic_ns() - round(frame.pts_s * 1e9)
-                frame = self._wait_for(frame, start_ns + round(frame.pts_s * 1e9))
+                pts_ns = round(frame.pts_s * 1e9)
+                now_ns = time.monotonic_ns()
+                if start_ns is None or abs(start_ns + pts_ns - now_ns) > _LONGEST_GAP_NS:
+                    start_ns = now_ns - pts_ns
+                frame = self._wait_for(frame, start_ns + pts_ns)
             self._frames += 1
             if not self._mailbox.put(frame):
                 return

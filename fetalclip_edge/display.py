@@ -35,7 +35,6 @@ DISCLAIMER = "Not a medical device: for research and engineering, never for diag
 
 _STATE_STYLE = {"live": "green", "frozen": "cyan", "out_of_domain": "yellow"}
 _ANSWERED = ("live", "frozen")
-_STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -177,9 +176,7 @@ def _latency_table(latency: dict[str, dict[str, float]]) -> Table:
     table = Table("stage", "p50", "p95", "p99", "max", title="Latency in milliseconds")
     for column in table.columns[1:]:
         column.justify = "right"
-    for stage in _STAGES:
-        if stage in latency:
-            values = latency[stage]
-            row = (f"{values[name]:.2f}" for name in ("p50", "p95", "p99", "max"))
-            table.add_row(stage.replace("_", " "), *row)
+    for stage, values in latency.items():
+        row = (f"{values[name]:.2f}" for name in ("p50", "p95", "p99", "max"))
+        table.add_row(stage.replace("_", " "), *row)
     return table

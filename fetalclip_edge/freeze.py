@@ -12,29 +12,39 @@ __all__ = ["FreezeDetector"]
 
 _STEP = 8
 """Every eighth row, whole: pixels picked one by one would each cost a line of the cache."""
+_BLACK = 10
+"""Grey levels up to which a pixel is background: a scanner's screen is mostly black."""
+
 _STILL_GREY_LEVELS = 0.25
-"""Mean change between two frames below which they are one picture. Speckle of live ultrasound
-changes by about one level even when nobody moves; a video codec leaves a still picture as it is."""
+"""Mean change of the picture's pixels between two frames below which they are one. A codec or a
+digital link leaves a frozen picture as it is; an analogue one adds noise, which is not told from
+movement here."""
 
 
 class FreezeDetector:
     """Watches the frames of one source.
 
     Args:
+        live: True for a device, whose presentation times are no clock; those of a recording are.
         hold_s: seconds for which the picture must have stood still.
     """
 
-    def __init__(self, hold_s: float = 0.5) -> None:
-        self._hold_s = hold_s
+    def __init__(self, *, live: bool, hold_s: float = 0.5) -> None:
+        self._live, self._hold_s = live, hold_s
+        self._recorded = False
+        self._last_s = 0.0
         self._last: NDArray[np.uint8] | None = None
         self._still_since_s = 0.0
 
     def update(self, frame: Frame) -> bool:
         """Take in the next frame; True when the picture has stood still for `hold_s`."""
-        now_s = frame.captured_ns / 1e9 if frame.pts_s is None else frame.pts_s
+        recorded = frame.pts_s is not None and not self._live
+        now_s = frame.pts_s if recorded and frame.pts_s is not None else frame.captured_ns / 1e9
         thumbnail = _picture(frame)[::_STEP].copy()
         last, self._last = self._last, thumbnail
-        if last is None or last.shape != thumbnail.shape or _change(last, thumbnail):
+        went_back = now_s < self._last_s or recorded != self._recorded
+        self._last_s, self._recorded = now_s, recorded
+        if last is None or last.shape != thumbnail.shape or went_back or _change(last, thumbnail):
             self._still_since_s = now_s
             return False
         return now_s - self._still_since_s >= self._hold_s
@@ -49,5 +59,6 @@ def _picture(frame: Frame) -> NDArray[np.uint8]:
 
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
-    total = cv2.norm(before, after, cv2.NORM_L1)
-    return bool(total > _STILL_GREY_LEVELS * before.size)
+    difference = cv2.absdiff(before, after)
+    picture = int(np.count_nonzero(before > _BLACK))
+    return int(difference.sum(dtype=np.int64)) > _STILL_GREY_LEVELS * picture

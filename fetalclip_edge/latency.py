@@ -12,7 +12,7 @@ from fetalclip_edge.results import Timing
 __all__ = ["Latency", "LatencyRecorder"]
 
 _KEPT = 100_000
-"""Samples kept per stage: an hour at 30 frames per second, 3 MB."""
+"""Samples kept per stage: an hour at 30 frames per second, 3 MB a stage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ class Mailbox:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.dropped = 0
-        self._capacity = 1 if policy == "latest" else _QUEUE
         self._frames: deque[Frame] = deque()
         self._changed = threading.Condition()
         self._ended = False
@@ -47,7 +46,7 @@ class Mailbox:
                 self.dropped += len(self._frames)
                 self._frames.clear()
             else:
-                self._changed.wait_for(lambda: self._closed or len(self._frames) < self._capacity)
+                self._changed.wait_for(lambda: self._closed or len(self._frames) < _QUEUE)
             if self._closed:
                 return False
             self._frames.append(frame)

@@ -43,11 +43,20 @@ class Model:
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
 
-    def analyze(self, image: NDArray[np.uint8], pixel_size_mm: float | None = None) -> Result:
+    def analyze(
+        self,
+        image: NDArray[np.uint8],
+        pixel_size_mm: float | None = None,
+        *,
+        color: ColorOrder = "rgb",
+        region: Region | tuple[int, int, int, int] | None = None,
+    ) -> Result:
         """Answer for one image.
 
         Args:
-            image: uint8 `(H, W)` grey or `(H, W, 3)` RGB.
+            image: uint8 `(H, W)` grey or `(H, W, 3)`.
+            color: order of the channels of an `(H, W, 3)` image, "rgb" or "bgr".
+            region: `(x, y, width, height)` of the ultrasound within the image, or None for all.
             pixel_size_mm: millimetres per pixel of `image`, or None when unknown. Answers in
                 millimetres need it; a bundle without such answers ignores it.
 
@@ -61,7 +70,7 @@ class Model:
             ValueError: `pixel_size_mm` is not a positive number.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, "rgb")
+        return self._answer(image, color, None if region is None else Region(*region))
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order and region."""

@@ -212,7 +212,7 @@ def preprocess(
 ) -> NDArray[np.float32]:
     """FetalCLIP's preprocessing of one image: zero-pad to a square, bicubic resize, normalise.
 
-    Within a grey level of Pillow's pad, `resize((size, size), BICUBIC)`, `/ 255`,
+    Within a grey level, on noise two, of Pillow's pad, `resize((size, size), BICUBIC)`, `/ 255`,
     `(x - mean) / std`.
 
     Args:

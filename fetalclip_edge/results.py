@@ -37,7 +37,7 @@ class StreamState(str, Enum):
     """What a result's answers are worth."""
 
     LIVE = "live"
-    """A fresh picture, answered with confidence."""
+    """A fresh picture, answered; `confidence` says how sure the answer is."""
     FROZEN = "frozen"
     """The picture stands still: the probe's freeze key."""
     STALE = "stale"
@@ -65,8 +65,8 @@ class Frame:
     """One picture from a source.
 
     Attributes:
-        image: uint8, `(H, W)` grey or `(H, W, 3)` in the order that `color` says. Not to be
-            written to: a source may reuse nothing, but several readers may hold the frame.
+        image: uint8, `(H, W)` grey or `(H, W, 3)` in the order that `color` says. Nobody writes
+            to it again, the source least of all: several readers may hold it.
         color: "gray", "rgb" or "bgr".
         index: running number of the frame in its source, from 0.
         captured_ns: `time.monotonic_ns()` right after the grab.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import time
 import weakref
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ class Stream:
         # For a stream that is dropped without `close`.
         self._stop = weakref.finalize(self, self._capture.stop)
         self._recorder = LatencyRecorder()
-        self._freeze = FreezeDetector()
+        self._freeze = FreezeDetector(live=source.live)
         self._results = 0
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
@@ -158,9 +159,7 @@ class Stream:
         if self._pixel_size_mm is not None:
             frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
         result = self.model.analyze_frame(frame)
-        # Pictures without a time of their own (a folder of images) cannot stand still.
-        timed = self.source.live or frame.pts_s is not None
-        still = timed and self._freeze.update(frame)
+        still = not self.source.still_pictures and self._freeze.update(frame)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         timing = replace(
             result.timing,
@@ -199,6 +198,7 @@ def stream(
         SourceNotFoundError: the source does not exist.
         SourceError, InvalidImageTypeError: it is nothing that can be streamed.
         ValueError: `policy`, `region` or `pixel_size_mm` is out of range.
+        TypeError: `model` is no model.
 
     Example:
         >>> import fetalclip_edge as fe
@@ -211,13 +211,26 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     check_pixel_size(pixel_size_mm)
-    if region is not None and len(region) != len(Region._fields):
-        raise ValueError(f"region must be (x, y, width, height), not {region!r}")
+    if model is not None and not callable(getattr(model, "analyze_frame", None)):
+        raise TypeError(f"model must come from fetalclip_edge.load, not be {model!r}")
+    checked_region = None if region is None else _checked(region)
     opened = open_source(source)
     return Stream(
         opened,
         load() if model is None else model,
         policy or ("latest" if opened.live else "all"),
-        None if region is None else Region(*region),
+        checked_region,
         pixel_size_mm,
     )
+
+
+def _checked(region: tuple[int, ...]) -> Region:
+    try:
+        checked = Region(*map(operator.index, region))
+    except TypeError:
+        raise ValueError(
+            f"region must be (x, y, width, height) in pixels, not {region!r}"
+        ) from None
+    if min(checked.x, checked.y) < 0 or min(checked.width, checked.height) < 1:
+        raise ValueError(f"region must have a place and a size in the frame, not {region!r}")
+    return checked

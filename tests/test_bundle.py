@@ -279,6 +279,8 @@ def test_other_planes_than_the_contract_names_are_refused(
         prompts = manifest["prompt_sets"]["planes"]
         prompts["labels"][prompts["labels"].index("thorax")] = "heart"
         prompts["texts"]["heart"] = prompts["texts"].pop("thorax")
+        listed = [[label, prompts["texts"][label]] for label in prompts["labels"]]
+        prompts["sha256"] = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     with pytest.raises(BundleError, match="thorax"):
         fe.load(edited(rename))
@@ -299,4 +301,22 @@ def test_prompt_embeddings_are_read_in_the_order_of_the_labels(
 
 def test_the_graph_of_an_unknown_backend_is_not_guessed() -> None:
     with pytest.raises(BundleError, match="onnxruntime"):
-        ModelBundle.load().graph_path("tensorrt")
+        ModelBundle.load().graph("tensorrt")
+
+
+def test_prompts_that_do_not_match_their_hash_are_refused(
+    edited: Callable[[Edit], Path],
+) -> None:
+    def forge(manifest: dict[str, Any]) -> None:
+        manifest["prompt_sets"]["planes"]["texts"]["brain"][0] = "a photo of a cat"
+
+    with pytest.raises(BundleError, match="planes.sha256"):
+        ModelBundle.load(edited(forge))
+
+
+def test_a_number_beyond_all_measure_is_refused(edited: Callable[[Edit], Path]) -> None:
+    def swell(manifest: dict[str, Any]) -> None:
+        manifest["thresholds"]["domain_distance"] = 10**400
+
+    with pytest.raises(BundleError, match="domain_distance"):
+        ModelBundle.load(edited(swell))

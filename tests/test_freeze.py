@@ -22,8 +22,8 @@ def frame(
     return Frame(image, color, 0, round(captured_s * 1e9), "test", pts_s, region)  # type: ignore[arg-type]
 
 
-def states(frames: list[Frame], hold_s: float = 0.5) -> list[bool]:
-    detector = FreezeDetector(hold_s)
+def states(frames: list[Frame], hold_s: float = 0.5, *, live: bool = False) -> list[bool]:
+    detector = FreezeDetector(live=live, hold_s=hold_s)
     return [detector.update(each) for each in frames]
 
 
@@ -89,3 +89,30 @@ def test_only_the_region_counts(channels: int | None) -> None:
     live = [frame(screen((SPECKLE, moved)[i % 2], 0), float(i), region=region) for i in range(3)]
     assert states(frozen) == [False, True, True]
     assert states(live) == [False, False, False]
+
+
+def test_a_small_picture_on_a_black_screen_is_live_while_it_moves() -> None:
+    # Given a full screen, unmarked by a region, with ultrasound on a fiftieth of it.
+    def screen(step: int) -> NDArray[np.uint8]:
+        image = np.zeros((960, 1000), dtype=np.uint8)
+        image[:120, :160] = np.clip(SPECKLE, 12, 253) + step
+        return image
+
+    frames = [frame(screen(index % 2), float(index)) for index in range(6)]
+    assert not any(states(frames))
+
+
+def test_presentation_times_of_a_device_are_no_clock() -> None:
+    # Given a still picture for two seconds, whose server began to count anew at each frame
+    frames = [frame(SPECKLE, 0.0, captured_s=100 + index / 2) for index in range(5)]
+    assert states(frames, live=True) == [False, True, True, True, True]
+
+
+def test_times_that_go_back_begin_anew() -> None:
+    times = (0.0, 1.0, 0.2, 0.4, 0.8)
+    assert states([frame(SPECKLE, time) for time in times]) == [False, True, False, False, True]
+
+
+def test_a_frame_without_a_time_among_timed_ones_does_not_freeze() -> None:
+    frames = [frame(SPECKLE, 0.0), frame(SPECKLE, None, captured_s=1000.0), frame(SPECKLE, 0.1)]
+    assert states(frames) == [False, False, False]

@@ -218,7 +218,7 @@ def test_a_recording_under_latest_plays_at_its_own_speed() -> None:
 
 
 def test_leaving_a_playing_recording_does_not_wait_for_its_next_frame(model: Stub) -> None:
-    with fe.stream(ScriptedSource([0.0, 3600.0]), model=model, policy="latest") as live:
+    with fe.stream(ScriptedSource([0.0, 4.0]), model=model, policy="latest") as live:
         assert next(live).pts_s == 0.0
     assert capture_threads() == []
 
@@ -587,6 +587,7 @@ def test_a_camera_that_stands_still_is_frozen() -> None:
 
 def test_pictures_of_a_folder_are_never_frozen() -> None:
     source = StillSource([IMAGE] * 10, live=False)
+    source.still_pictures = True
     with fe.stream(source, model=StubModel(), policy="all") as live:  # type: ignore[arg-type]
         assert {result.state for result in live} == {StreamState.LIVE}
 
@@ -600,3 +601,78 @@ def test_a_picture_the_model_does_not_know_is_not_called_frozen() -> None:
     source = ScriptedSource([0.0, 1.0, 2.0])
     with fe.stream(source, model=Doubting()) as live:  # type: ignore[arg-type]
         assert {result.state for result in live} == {StreamState.OUT_OF_DOMAIN}
+
+
+# Faults of sources
+
+
+def test_a_generator_that_stands_still_is_frozen() -> None:
+    # Given a device behind a generator, which shows one picture for a second
+    def device() -> Iterable[NDArray[np.uint8]]:
+        for _ in range(12):
+            yield IMAGE
+            time.sleep(0.1)
+
+    with fe.stream(device(), model=StubModel()) as live:  # type: ignore[arg-type]
+        states = [str(result.state) for result in live]
+    assert (states[0], states[-1]) == ("live", "frozen")
+
+
+def test_a_jump_in_the_times_of_a_recording_is_not_waited_for(model: Stub) -> None:
+    # Given presentation times that wrap around, as those of MPEG transport streams do
+    source = ScriptedSource([0.0, 95_443.7, 95_443.8, 0.1])
+    with fe.stream(source, model=model, policy="latest") as live:
+        last = list(live)[-1]
+    assert last.frame_index == 3
+
+
+def test_closing_while_the_stream_starts_leaves_nothing(model: Stub) -> None:
+    for _ in range(20):
+        live = fe.stream(ScriptedSource([IMAGE] * 50), model=model)
+        errors: list[BaseException] = []
+
+        def consume(live: fe.Stream = live, errors: list[BaseException] = errors) -> None:
+            try:
+                list(live)
+            except BaseException as error:
+                errors.append(error)
+
+        reader = threading.Thread(target=consume)
+        reader.start()
+        live.close()
+        reader.join()
+        assert errors == []
+        assert capture_threads() == []
+
+
+def test_a_source_of_bare_arrays_is_told_what_to_return(model: Stub) -> None:
+    class Careless(ScriptedSource):
+        def read(self) -> Any:
+            return IMAGE
+
+    with pytest.raises(SourceError, match="must return a fetalclip_edge.Frame"):
+        list(fe.stream(Careless([]), model=model))
+
+
+def test_a_source_that_fails_to_close_is_a_warning(
+    model: Stub, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Sticky(ScriptedSource):
+        def close(self) -> None:
+            raise OSError("device busy")
+
+    assert indexes(fe.stream(Sticky([IMAGE]), model=model)) == [0]
+    assert "device busy" in caplog.text
+
+
+@pytest.mark.parametrize("region", [(0, 0, 4), (0, 0, 0, 0), (-1, 0, 8, 8), (0, 0, 8.5, 8), "abcd"])
+def test_a_region_that_cannot_be_is_refused_before_anything_opens(region: Any, model: Stub) -> None:
+    source = ScriptedSource([IMAGE])
+    with pytest.raises(ValueError, match="region must"):
+        fe.stream(source, model=model, region=region)
+    assert source.events == []
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="model must come from fetalclip_edge.load"):
+        fe.stream([IMAGE], model="student")  # type: ignore[arg-type]

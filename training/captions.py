@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from dataclasses import dataclass
 
+from fetalclip_edge.bundle import prompts_sha256
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.facts import Facts
 
@@ -107,7 +106,7 @@ class PromptSet:
     @property
     def sha256(self) -> str:
         """Hash over the classes and sentences, in order."""
-        return hashlib.sha256(json.dumps(list(self.prompts.items())).encode()).hexdigest()
+        return prompts_sha256(self.prompts)
 
 
 def _prompt_set(name: str, terms: dict[str, list[str]]) -> PromptSet:

@@ -29,6 +29,8 @@ def load_backend(bundle: ModelBundle, name: str = "auto", threads: int = 1) -> B
         BackendError: it could not load the graph.
         BundleError: the bundle has no graph for it.
     """
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be an int, not {threads!r}")
     if not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"threads must be 1 to {MOST_THREADS}, not {threads}")
     if name == "auto":

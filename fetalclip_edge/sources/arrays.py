@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +72,8 @@ class ArraySource(Source):
         InvalidImageError: its shape is none of these, or it is empty.
     """
 
+    still_pictures = True
+
     def __init__(self, array: NDArray[np.uint8], *, name: str = "array") -> None:
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
             check_picture(array, "the array")
@@ -118,6 +120,8 @@ class IterableSource(Source):
 
     def __init__(self, pictures: Iterable[object], *, name: str = "iterable") -> None:
         self.name = name
+        # A list is a collection; a generator may well be a camera.
+        self.still_pictures = isinstance(pictures, Sequence)
         self._pictures = pictures
         self._index = -1
         self._handle: Handle[Iterator[object]] = Handle(name)
@@ -206,7 +210,7 @@ class ReaderSource(Source):
 
         Raises:
             FrameError: what it returned is no picture; the message says what it is.
-            SourceError: it raised an error.
+            SourceError: it raised an error, or a live one says `(False, ...)`.
         """
         with self._handle.borrow() as reader:
             if reader is None:
@@ -219,6 +223,10 @@ class ReaderSource(Source):
                 raise SourceError(text) from error
             if isinstance(image, tuple) and len(image) == 2:
                 image = image[1] if image[0] else None
+                if image is None and self.live:
+                    raise SourceError(
+                        f"{self.name}: no frame came after {self._index}; the signal is lost"
+                    )
             return None if image is None else _copied(image, self._color, self._index, self.name)
 
     def close(self) -> None:

@@ -26,12 +26,17 @@ class Source(ABC):
         live: True when frames that are not read in time are lost anyway (a camera, RTSP).
         frame_rate: frames per second as the source states it, or None. Known after `open`.
         frame_count: number of frames, or None when unknown. Known after `open`.
+        still_pictures: True when the frames are pictures of their own, not a film: two that are
+            alike then do not mean that the probe was frozen.
+
+    A subclass sets these as plain attributes and defines `open`, `read` and `close`.
     """
 
-    name: str
+    name: str = "source"
     live: bool = False
     frame_rate: float | None = None
     frame_count: int | None = None
+    still_pictures: bool = False
 
     @abstractmethod
     def open(self) -> None:

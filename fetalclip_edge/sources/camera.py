@@ -26,10 +26,10 @@ from fetalclip_edge.sources._names import pipeline_name
 from fetalclip_edge.sources.arrays import check_picture
 from fetalclip_edge.sources.base import Source
 
-__all__ = ["CameraSource", "Capture", "GStreamerSource"]
+__all__ = ["CameraSource", "GStreamerSource", "VideoDevice"]
 
 
-class Capture(Protocol):
+class VideoDevice(Protocol):
     """The part of `cv2.VideoCapture` that a source uses."""
 
     def isOpened(self) -> bool: ...  # noqa: D102, N802
@@ -48,9 +48,9 @@ class _CaptureSource(Source):
     def __init__(self, name: str) -> None:
         self.name = name
         self._index = -1
-        self._handle: Handle[Capture] = Handle(name)
+        self._handle: Handle[VideoDevice] = Handle(name)
 
-    def _start(self, capture: Capture) -> tuple[Capture, Callable[[], object]]:
+    def _start(self, capture: VideoDevice) -> tuple[VideoDevice, Callable[[], object]]:
         # One buffer: the frame read is then the newest. Drivers that cannot do so decline.
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -106,7 +106,7 @@ class CameraSource(_CaptureSource):
         self,
         device: int | str = 0,
         *,
-        make_capture: Callable[[int | str], Capture] | None = None,
+        make_capture: Callable[[int | str], VideoDevice] | None = None,
     ) -> None:
         linux = sys.platform.startswith("linux")
         self._device = f"/dev/video{device}" if linux and isinstance(device, int) else device
@@ -122,7 +122,7 @@ class CameraSource(_CaptureSource):
         """
         self._handle.open(self._make)
 
-    def _make(self) -> tuple[Capture, Callable[[], object]]:
+    def _make(self) -> tuple[VideoDevice, Callable[[], object]]:
         if self._make_capture is not None:
             capture = self._make_capture(self._device)
         else:
@@ -153,7 +153,7 @@ class GStreamerSource(_CaptureSource):
     """
 
     def __init__(
-        self, pipeline: str, *, make_capture: Callable[[str], Capture] | None = None
+        self, pipeline: str, *, make_capture: Callable[[str], VideoDevice] | None = None
     ) -> None:
         self._pipeline = re.sub(r"\Agst-launch(-1\.0)?(\s+-\S+)*\s+", "", pipeline.strip())
         self._make_capture = make_capture
@@ -172,7 +172,7 @@ class GStreamerSource(_CaptureSource):
         """
         self._handle.open(self._make)
 
-    def _make(self) -> tuple[Capture, Callable[[], object]]:
+    def _make(self) -> tuple[VideoDevice, Callable[[], object]]:
         if self._make_capture is not None:
             capture = self._make_capture(self._pipeline)
         else:

@@ -85,6 +85,8 @@ class ImageSource(Source):
         SourceError: `paths` is empty.
     """
 
+    still_pictures = True
+
     def __init__(
         self, paths: str | Path | Iterable[str | Path], *, name: str | None = None
     ) -> None:

@@ -72,6 +72,8 @@ class VideoSource(Source):
         self._address = str(source) if self._is_url else str(Path(source).absolute())
         self.name = hide_credentials(str(source)) if self._is_url else str(source)
         self.live = self._is_url if live is None else live
+        # Behind http there may be a recording, which has an end.
+        self._endless = self._is_url and not str(source).lower().startswith("http")
         self._timeouts = (open_timeout_s, read_timeout_s)
         self._handle: Handle[_Decoding] = Handle(self.name)
 
@@ -95,14 +97,17 @@ class VideoSource(Source):
         Raises:
             FrameError: this picture is damaged.
             SourceTimeoutError: nothing came in time.
-            SourceError: the file was cut off, or the stream broke.
+            SourceError: the file was cut off, or the stream broke or ended.
         """
         with self._handle.borrow() as decoding:
             if decoding is None:
                 return None
             started = time.monotonic()
             try:
-                return decoding.next_frame(self.name)
+                frame = decoding.next_frame(self.name)
+                if frame is None and self._endless and not self._handle.closed:
+                    raise SourceError(f"{self.name}: the stream ended; its server is gone")
+                return frame
             except SourceError:
                 raise
             except (av.error.FFmpegError, OSError) as error:

@@ -31,7 +31,7 @@ class DomainCheck:
         tensors = bundle.tensors("domain.safetensors")
         dim = bundle.embedding_dim
         means, whitening = tensors.get("means"), tensors.get("whitening")
-        if means is None or means.ndim != 2 or means.shape[1] != dim:
+        if means is None or means.ndim != 2 or means.shape[1] != dim or len(means) == 0:
             raise BundleError(f"domain.safetensors must hold 'means' of shape (kinds, {dim})")
         if whitening is None or whitening.shape != (dim, dim):
             raise BundleError(f"domain.safetensors must hold 'whitening' of shape ({dim}, {dim})")

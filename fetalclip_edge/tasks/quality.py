@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 __all__ = ["is_flat"]
 
-_STEP = 32
-"""Every thirty-second row, whole: pixels picked one by one would each cost a line of the cache."""
+_ROWS = 32
+"""Rows looked at, whole: pixels picked one by one would each cost a line of the cache."""
 _FLAT_STANDARD_DEVIATION = 2.0
 """In grey levels. Noise of a capture card without a signal stays below; the darkest real frames
 that were looked at (2,440 obstetric ones) lie above 17."""
@@ -17,5 +17,6 @@ that were looked at (2,440 obstetric ones) lie above 17."""
 
 def is_flat(image: NDArray[np.uint8]) -> bool:
     """Whether a frame `(H, W)` or `(H, W, 3)` shows nothing: one colour, but for slight noise."""
-    _, deviations = cv2.meanStdDev(np.ascontiguousarray(image[::_STEP]))
+    step = max(1, image.shape[0] // _ROWS)
+    _, deviations = cv2.meanStdDev(np.ascontiguousarray(image[step // 2 :: step]))
     return bool(deviations.max() < _FLAT_STANDARD_DEVIATION)

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from fetalclip_edge.backends import BACKENDS, load_backend
-from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import BackendError, BundleError
+from fetalclip_edge.bundle import DEFAULT_BUNDLE, ModelBundle
+from fetalclip_edge.errors import BackendError, BundleError, BundleIntegrityError
 
 Edit = Callable[[Callable[[dict[str, Any]], object]], Path]
 
@@ -41,9 +43,7 @@ def test_a_backend_gives_unit_embeddings(
 
 
 def test_a_backend_gives_what_the_runtime_gives(bundle: ModelBundle, inputs: np.ndarray) -> None:
-    session = ort.InferenceSession(
-        bundle.graph_path("onnxruntime"), providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(bundle.graph("onnxruntime"), providers=["CPUExecutionProvider"])
     (expected,) = session.run(["embedding"], {session.get_inputs()[0].name: inputs})
     found = load_backend(bundle, "onnxruntime").encode(inputs)["embedding"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -113,3 +113,34 @@ def test_a_bundle_without_a_graph_for_a_backend_is_refused(edited_bundle: Edit) 
         load_backend(bundle)
     with pytest.raises(BundleError, match="onnxruntime"):
         load_backend(bundle, "onnxruntime")
+
+
+def test_weights_outside_the_checked_graph_are_refused(tmp_path: Path) -> None:
+    # Given a bundle whose graph keeps its weights in a file that the manifest does not list
+    folder = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, folder)
+    graph = onnx.load(folder / "encoder.cpu.onnx")
+    onnx.save(
+        graph, folder / "encoder.cpu.onnx", save_as_external_data=True, location="weights.bin"
+    )
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["encoder.cpu.onnx"]["sha256"] = hashlib.sha256(
+        (folder / "encoder.cpu.onnx").read_bytes()
+    ).hexdigest()
+    text = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(text)
+    digest = hashlib.sha256(text).hexdigest()
+    (folder / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    # Then it does not load
+    with pytest.raises(BackendError):
+        load_backend(ModelBundle.load(folder))
+
+
+def test_a_graph_changed_after_the_check_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, folder)
+    bundle = ModelBundle.load(folder)
+    with (folder / "encoder.cpu.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleIntegrityError, match=r"encoder\.cpu\.onnx"):
+        load_backend(bundle)

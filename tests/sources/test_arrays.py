@@ -128,3 +128,15 @@ def test_a_reader_that_fails_is_a_source_error():
         pytest.raises(SourceError, match=r"read\(\) failed at frame 0: ValueError: no device"),
     ):
         source.read()
+
+
+def test_a_live_reader_that_fails_has_lost_its_signal():
+    class Unplugged:
+        def read(self):
+            return False, None
+
+    with ReaderSource(Unplugged(), live=True) as source:
+        with pytest.raises(SourceError, match="signal is lost"):
+            source.read()
+    with ReaderSource(Unplugged()) as recording:
+        assert recording.read() is None
