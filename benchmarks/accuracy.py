@@ -43,7 +43,7 @@ def score(answers: list[dict[str, Any]], labels: list[dict[str, str]]) -> dict[s
 
     Returns:
         Macro-F1 with its 95 % interval (bootstrap over patients), F1 of each plane, macro-F1 of
-        the brain sub-planes, and the share of the images on which the model abstains.
+        the brain sub-planes, likewise, and the share of the images on which the model abstains.
 
     Raises:
         ValueError: an image has no answer.
@@ -63,21 +63,18 @@ def score(answers: list[dict[str, Any]], labels: list[dict[str, str]]) -> dict[s
     patients = np.array([row["patient"] for row in wanted])
     names = list(_PLANES.values())
     each = f1_score(truth, found, labels=names, average=None, zero_division=0)
-    parts = [
-        (row["brain_plane"].lower(), _best(answer["brain_plane"]))
-        for row, answer in zip(wanted, matched, strict=True)
-        if row["brain_plane"].lower() in BRAIN_PLANES
-    ]
+    kept = np.array([row["brain_plane"].lower() in BRAIN_PLANES for row in wanted])
+    parts = np.array([row["brain_plane"].lower() for row in wanted])[kept]
+    found_parts = np.array([_best(answer["brain_plane"]) for answer in matched])[kept]
     return {
         "images": len(wanted),
         "patients": len(set(patients)),
         "planes_macro_f1": _macro(truth, found, names),
         "planes_macro_f1_interval": _bootstrap(truth, found, patients, names),
         "planes_f1": dict(zip(names, map(float, each), strict=True)),
-        "brain_planes_macro_f1": _macro(
-            np.array([part[0] for part in parts]),
-            np.array([part[1] for part in parts]),
-            list(BRAIN_PLANES),
+        "brain_planes_macro_f1": _macro(parts, found_parts, list(BRAIN_PLANES)),
+        "brain_planes_macro_f1_interval": _bootstrap(
+            parts, found_parts, patients[kept], list(BRAIN_PLANES)
         ),
         "abstained": sum(a["state"] != "live" for a in matched) / len(matched),
     }
@@ -117,6 +114,11 @@ def _read_answers(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} must hold lines of JSON: {error}") from error
 
 
+def _with_interval(report: dict[str, Any], name: str) -> str:
+    low, high = report[f"{name}_interval"]
+    return f"{report[name]:.4f} ({low:.4f} to {high:.4f})"
+
+
 def main(
     answers: Annotated[Path, typer.Argument(help="Lines of fetalclip-edge analyze --json")],
     labels: Annotated[Path, typer.Option(help="planes/labels.csv")],
@@ -136,12 +138,11 @@ def main(
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    low, high = report["planes_macro_f1_interval"]
     table = Table("", "F1", title=f"{report['images']} images of {report['patients']} patients")
-    table.add_row("planes, macro", f"{report['planes_macro_f1']:.4f} ({low:.4f} to {high:.4f})")
+    table.add_row("planes, macro", _with_interval(report, "planes_macro_f1"))
     for plane, value in report["planes_f1"].items():
         table.add_row(f"  {plane}", f"{value:.4f}")
-    table.add_row("brain sub-planes, macro", f"{report['brain_planes_macro_f1']:.4f}")
+    table.add_row("brain sub-planes, macro", _with_interval(report, "brain_planes_macro_f1"))
     table.add_row("abstained", f"{100 * report['abstained']:.1f} %")
     console.print(table)
 

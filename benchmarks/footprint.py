@@ -1,7 +1,7 @@
 """What the SDK weighs on a device: `python -m benchmarks.footprint > footprint.json`.
 
 Import time against a bare interpreter, in turns; peak memory of processes that stream the shipped
-clip; size of the installed package and of the wheel it travels in.
+clip; size of the wheel.
 """
 
 from __future__ import annotations

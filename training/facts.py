@@ -41,6 +41,11 @@ class Facts:
     gestational_age_days: float | None = None
     pixel_size_mm: float | None = None
 
+    @property
+    def kind(self) -> tuple[str, str | None, bool]:
+        """Plane, sub-plane and, told by a known pixel size, data set."""
+        return self.plane, self.brain_plane, self.pixel_size_mm is not None
+
 
 def relations(images: Sequence[Facts], captions: Sequence[Facts]) -> NDArray[np.int8]:
     """How each caption stands to each image.

@@ -8,6 +8,7 @@ same command is given again. The run's folder then holds what `export.bundle` re
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import random
 from collections import Counter
@@ -145,7 +146,7 @@ class Trainer:
         """Write a checkpoint; an interruption leaves the old one whole."""
         words_version, words_state, words_gauss = self.words.getstate()
         state = {
-            "config": str(self.config),
+            "experiment": _fingerprint(self.config, self.train.examples),
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -166,8 +167,11 @@ class Trainer:
             ValueError: the checkpoint is of another experiment.
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != str(self.config):
-            raise ValueError(f"{path} was written with another configuration; choose another --out")
+        if state.get("experiment") != _fingerprint(self.config, self.train.examples):
+            raise ValueError(
+                f"{path} was written with another configuration or other images; choose another "
+                "--out. Going on would mix patients to learn from with those held out"
+            )
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -181,11 +185,14 @@ class Trainer:
 
 def _sampling_weights(examples: list[Example]) -> Tensor:
     """Rare kinds of image are drawn more often, by the inverse root of their number."""
-    kinds = [
-        (e.facts.plane, e.facts.brain_plane, e.facts.pixel_size_mm is not None) for e in examples
-    ]
-    count = Counter(kinds)
-    return torch.tensor([count[kind] ** -0.5 for kind in kinds])
+    counts = Counter(example.facts.kind for example in examples)
+    return torch.tensor([counts[example.facts.kind] ** -0.5 for example in examples])
+
+
+def _fingerprint(config: ExperimentConfig, examples: list[Example]) -> str:
+    """What a checkpoint belongs to: the configuration, and the images that were learned from."""
+    listed = sorted((example.group, example.path.name) for example in examples)
+    return hashlib.sha256(repr((config, listed)).encode()).hexdigest()
 
 
 def validate(model: DualEncoder, validation: Split) -> dict[str, float]:
@@ -236,6 +243,8 @@ def main(
         trainer = Trainer(config, load_split(learn, config.canvas, "reading images"))
         validation = load_split(held, config.model.image_size, "reading validation images")
         out.mkdir(parents=True, exist_ok=True)
+        if (out / "model.json").exists() and not checkpoint.exists():
+            raise ValueError(f"{out} holds a finished run; choose another --out")
         if checkpoint.exists():
             trainer.resume(checkpoint)
             console.print(f"going on after epoch {trainer.epoch}")

@@ -1,0 +1,77 @@
+"""What the manifest and the model card say of a model's quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from calibration.confidence import expected_calibration_error
+from export.fitting import Fitted
+from export.measure import accuracy
+from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.datasets import Example
+from training.release import Release
+from training.zero_shot import SCORED_PLANES
+
+__all__ = ["measure_confidence", "measure_precisions"]
+
+Embeddings = NDArray[np.float32]
+
+
+def measure_precisions(
+    embeddings: dict[str, Embeddings], examples: Sequence[Example], release: Release
+) -> dict[str, Any]:
+    """Accuracy of both precisions on the same images, and how near they are.
+
+    Args:
+        embeddings: "fp32" and "int8" -> `(N, D)`.
+        examples: what the images show.
+        release: the trained model, for its prompts.
+    """
+    metrics: dict[str, Any] = {
+        precision: accuracy(values, examples, release.embeddings)
+        for precision, values in embeddings.items()
+    }
+    cosines = (embeddings["fp32"] * embeddings["int8"]).sum(axis=1)
+    metrics["int8"] |= {
+        "cosine_with_fp32_mean": float(cosines.mean()),
+        "cosine_with_fp32_p01": float(np.quantile(cosines, 0.01)),
+    }
+    return metrics
+
+
+def measure_confidence(
+    embeddings: Embeddings, examples: Sequence[Example], release: Release, fitted: Fitted
+) -> dict[str, Any]:
+    """Calibration error of both tasks, and how many images of each plane are withheld.
+
+    Args:
+        embeddings: `(N, D)`, by the INT8 graph.
+        examples: what the images show.
+        release: the trained model, for its prompts.
+        fitted: temperatures, domain and threshold.
+    """
+    planes = np.array([example.facts.plane for example in examples])
+    parts = np.array([example.facts.brain_plane or "" for example in examples])
+    outside = fitted.domain.distances(embeddings) > fitted.domain_distance
+
+    def calibration(task: str, truth: NDArray[np.str_], labels: tuple[str, ...]) -> float:
+        cosines = embeddings @ release.embeddings[task].T
+        scores = softmax(cosines / fitted.temperatures[task], axis=1)
+        known = np.isin(truth, SCORED_PLANES if task == "planes" else BRAIN_PLANES)
+        right = np.array(labels)[scores.argmax(axis=1)] == truth
+        return expected_calibration_error(scores.max(axis=1)[known].astype(float), right[known])
+
+    return {
+        "planes_expected_calibration_error": calibration("planes", planes, PLANES),
+        "brain_planes_expected_calibration_error": calibration("brain_planes", parts, BRAIN_PLANES),
+        "withheld": {
+            plane: {"images": int(outside[planes == plane].sum()), "of": int(sum(planes == plane))}
+            for plane in PLANES
+            if plane in planes
+        },
+    }
