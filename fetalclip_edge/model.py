@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +45,7 @@ class Model:
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
+        self._buffers = threading.local()
 
     def analyze(
         self,
@@ -67,10 +71,10 @@ class Model:
         Raises:
             InvalidImageError: the image is empty or has a wrong shape (a ValueError).
             InvalidImageTypeError: it is not a uint8 array (a TypeError).
-            ValueError: `pixel_size_mm` is not a positive number.
+            ValueError: `pixel_size_mm` is not a positive number, or `region` no rectangle.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, color, None if region is None else Region(*region))
+        return self._answer(image, color, check_region(region))
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order and region."""
@@ -105,6 +109,14 @@ class Model:
             embeddings[start : start + len(batch)] = outputs["embedding"]
         return embeddings
 
+    def _buffer(self) -> NDArray[Any]:
+        """The input of one frame, used again and again, one for each thread."""
+        buffer: NDArray[Any] | None = getattr(self._buffers, "input", None)
+        if buffer is None:
+            spec = self.bundle.preprocess
+            buffer = self._buffers.input = np.empty(spec.shape, dtype=spec.dtype)
+        return buffer
+
     def _answer(
         self,
         image: NDArray[np.uint8],
@@ -114,7 +126,7 @@ class Model:
         frame: Frame | None = None,
     ) -> Result:
         begin = time.perf_counter_ns()
-        inputs = self.preprocessor(image, color=color, region=region)
+        inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
         prepared = time.perf_counter_ns()
         embedding = self.backend.encode(inputs)["embedding"][0]
         encoded = time.perf_counter_ns()
@@ -182,6 +194,25 @@ def check_pixel_size(pixel_size_mm: float | None) -> None:
         raise ValueError(
             f"pixel_size_mm must be a positive number of millimetres, not {pixel_size_mm!r}"
         )
+
+
+def check_region(region: Region | tuple[int, ...] | None) -> Region | None:
+    """A region as such, or None.
+
+    Raises:
+        ValueError: it is not four whole numbers, or has no place or size in any frame.
+    """
+    if region is None:
+        return None
+    try:
+        checked = Region(*map(operator.index, region))
+    except TypeError:
+        raise ValueError(
+            f"region must be (x, y, width, height) in pixels, not {region!r}"
+        ) from None
+    if min(checked.x, checked.y) < 0 or min(checked.width, checked.height) < 1:
+        raise ValueError(f"region must have a place and a size in the frame, not {region!r}")
+    return checked
 
 
 def _crop(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:

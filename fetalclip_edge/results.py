@@ -107,10 +107,13 @@ class PlaneScores:
 class BrainPlaneScores:
     """The sub-plane of a frame whose highest plane score is `brain`.
 
+    Sub-planes look alike: the model card says how often they are mistaken, and how much too high
+    these probabilities, fitted on few patients, came out on new ones.
+
     Attributes:
         label: one of `BRAIN_PLANES`, or None when the model abstains.
-        confidence: calibrated probability of `label`, 0 to 1; 0 when abstaining.
-        scores: calibrated probability of every sub-plane, summing to 1.
+        confidence: probability of `label`, 0 to 1; 0 when abstaining.
+        scores: probability of every sub-plane, summing to 1.
     """
 
     label: str | None

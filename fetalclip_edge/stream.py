@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import operator
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
 from fetalclip_edge.latency import Latency, LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy
-from fetalclip_edge.model import Model, check_pixel_size, load
+from fetalclip_edge.model import Model, check_pixel_size, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.sources import Source, open_source
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Stream", "StreamStats", "stream"]
-
-_log = logging.getLogger("fetalclip_edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +209,7 @@ def stream(
     check_pixel_size(pixel_size_mm)
     if model is not None and not callable(getattr(model, "analyze_frame", None)):
         raise TypeError(f"model must come from fetalclip_edge.load, not be {model!r}")
-    checked_region = None if region is None else _checked(region)
+    checked_region = check_region(region)
     opened = open_source(source)
     return Stream(
         opened,
@@ -222,15 +218,3 @@ def stream(
         checked_region,
         pixel_size_mm,
     )
-
-
-def _checked(region: tuple[int, ...]) -> Region:
-    try:
-        checked = Region(*map(operator.index, region))
-    except TypeError:
-        raise ValueError(
-            f"region must be (x, y, width, height) in pixels, not {region!r}"
-        ) from None
-    if min(checked.x, checked.y) < 0 or min(checked.width, checked.height) < 1:
-        raise ValueError(f"region must have a place and a size in the frame, not {region!r}")
-    return checked
