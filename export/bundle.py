@@ -107,15 +107,21 @@ def export_bundle(
             "fp32": one_thread_session(graphs.fp32),
             "int8": one_thread_session(graphs.int8),
         }
+        held_embeddings = _embed_both(sessions, validation, "validation")
+        judged = measure_precisions(held_embeddings, held, release)
+        _gate(judged)
         fitted = fit(
             learned,
             embed(sessions["int8"], read_frames(learned, size), "training images"),
             held,
-            embed(sessions["int8"], validation.pixels, "validation"),
+            held_embeddings["int8"],
             release,
         )
-        metrics = _measure(sessions, validation, test, heads, release, fitted)
-        _gate(metrics["validation"])
+        metrics = _measure(sessions, test, heads, release, fitted)
+        metrics["validation"] = {
+            **judged,
+            "measured_on": f"{len(held)} images of patients held out of training",
+        }
         _write(release, graphs.int8, fitted, metrics, out, name=name, version=version)
     return metrics
 
@@ -140,23 +146,24 @@ def _make_graphs(release: Release, frames: NDArray[np.uint8], work: Path) -> Exp
     return Exported(fp32, int8)
 
 
+def _embed_both(
+    sessions: dict[str, ort.InferenceSession], frames: Frames, title: str
+) -> dict[str, NDArray[np.float32]]:
+    return {
+        precision: embed(session, frames.pixels, f"{title}, {precision}")
+        for precision, session in sessions.items()
+    }
+
+
 def _measure(
     sessions: dict[str, ort.InferenceSession],
-    validation: Frames,
     test: Frames,
     heads: Frames,
     release: Release,
     fitted: Fitted,
 ) -> dict[str, Any]:
-    """Accuracy on validation (for the gate) and on test, of both precisions; and the speed."""
-
-    def both(frames: Frames, title: str) -> dict[str, NDArray[np.float32]]:
-        return {
-            precision: embed(session, frames.pixels, f"{title}, {precision}")
-            for precision, session in sessions.items()
-        }
-
-    embeddings = both(test, "test")
+    """Accuracy, confidence and speed of both precisions on the test patients."""
+    embeddings = _embed_both(sessions, test, "test")
     metrics = measure_precisions(embeddings, test.examples, release)
     metrics["int8"] |= measure_confidence(embeddings["int8"], test.examples, release, fitted)
     of_heads = embed(sessions["int8"], heads.pixels, "test, heads")
@@ -168,10 +175,6 @@ def _measure(
         f"{len(test.examples)} images of {len({e.group for e in test.examples})} test patients "
         "of the FETAL_PLANES_DB subset; F1 over those of abdomen, brain, femur and thorax"
     )
-    metrics["validation"] = {
-        **measure_precisions(both(validation, "validation"), validation.examples, release),
-        "measured_on": f"{len(validation.examples)} images of patients held out of training",
-    }
     metrics["latency_ms_one_thread"] = paired_latency(sessions, test.pixels, _TIMING_ROUNDS)
     processor = describe_machine()["processor"]
     metrics["latency_measured_on"] = f"{processor}, onnxruntime {ort.__version__}"

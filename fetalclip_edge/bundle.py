@@ -126,13 +126,7 @@ class ModelBundle:
         if backend not in self.graphs:
             known = ", ".join(self.graphs) or "none"
             raise BundleError(f"bundle {self.name} has no graph for {backend!r}; it has: {known}")
-        name = self.graphs[backend]
-        data = (self.folder / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.files[name]:
-            raise BundleIntegrityError(
-                f"{self.folder / name} was changed since the bundle was loaded"
-            )
-        return data
+        return self._read(self.graphs[backend])
 
     def prompt_embeddings(self) -> dict[str, NDArray[np.float32]]:
         """Task -> float32 `(classes, embedding_dim)`, L2-normalised.
@@ -152,19 +146,31 @@ class ModelBundle:
 
         Raises:
             BundleError: the manifest does not list the file, or it cannot be read.
+            BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
-        if name not in self.files:
-            raise BundleError(f"manifest: files must list {name}")
         try:
-            tensors: dict[str, NDArray[np.float32]] = load_file(self.folder / name)
+            tensors: dict[str, NDArray[np.float32]] = load(self._read(name))
+        except BundleError:
+            raise
         except Exception as error:
             raise BundleError(f"{self.folder / name} is no safetensors file: {error}") from error
         for key, tensor in tensors.items():
             if tensor.dtype.name != "float32" or not math.isfinite(float(tensor.sum())):
                 raise BundleError(f"{self.folder / name}: {key} must be finite float32")
         return tensors
+
+    def _read(self, name: str) -> bytes:
+        """The bytes of a file, which are used only if they are still those that were checked."""
+        if name not in self.files:
+            raise BundleError(f"manifest: files must list {name}")
+        data = (self.folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.files[name]:
+            raise BundleIntegrityError(
+                f"{self.folder / name} was changed since the bundle was loaded"
+            )
+        return data
 
 
 def file_sha256(path: Path) -> str:

@@ -97,7 +97,7 @@ class Capture:
     def _join(self, thread: threading.Thread) -> None:
         thread.join(_JOIN_SECONDS)
         if thread.is_alive():
-            self._source.close()
+            self._close_source()
             thread.join(_LAST_JOIN_SECONDS)
         if thread.is_alive():
             _log.warning(
@@ -122,10 +122,13 @@ class Capture:
             else:
                 self._mailbox.end()
         finally:
-            try:
-                self._source.close()
-            except Exception as error:
-                _log.warning("%s did not close: %s", self._source.name, error)
+            self._close_source()
+
+    def _close_source(self) -> None:
+        try:
+            self._source.close()
+        except Exception as error:
+            _log.warning("%s did not close: %s", self._source.name, error)
 
     def _read_all(self) -> None:
         start_ns: int | None = None

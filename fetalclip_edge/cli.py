@@ -90,10 +90,15 @@ def analyze(
     ],
     as_json: JsonOption = False,
     pixel_size_mm: Annotated[
-        float | None, typer.Option(metavar="X", help="Millimetres per pixel, for all images")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Millimetres per pixel, for all images (the shipped bundle measures nothing yet)",
+        ),
     ] = None,
     pixel_sizes: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Columns file and pixel_size_mm")
+        Path | None,
+        typer.Option(metavar="CSV", help="The same by file: columns file and pixel_size_mm"),
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
@@ -142,7 +147,11 @@ def stream_command(
         int | None, typer.Option(min=1, metavar="N", help="Stop after N results")
     ] = None,
     pixel_size_mm: Annotated[
-        float | None, typer.Option(metavar="X", help="Millimetres per pixel of the frames")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Millimetres per pixel of the frames (the shipped bundle measures nothing yet)",
+        ),
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
