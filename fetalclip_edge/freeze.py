@@ -59,6 +59,7 @@ def _picture(frame: Frame) -> NDArray[np.uint8]:
 
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
-    difference = cv2.absdiff(before, after)
-    picture = int(np.count_nonzero(before > _BLACK))
-    return int(difference.sum(dtype=np.int64)) > _STILL_GREY_LEVELS * picture
+    total = cv2.norm(before, after, cv2.NORM_L1)
+    if total > _STILL_GREY_LEVELS * before.size:
+        return True  # as live frames are: no need to count which pixels are picture
+    return bool(total > _STILL_GREY_LEVELS * np.count_nonzero(before > _BLACK))

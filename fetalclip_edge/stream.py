@@ -155,13 +155,16 @@ class Stream:
         if self._pixel_size_mm is not None:
             frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
         result = self.model.analyze_frame(frame)
+        answered_ns = time.monotonic_ns()
         still = not self.source.still_pictures and self._freeze.update(frame)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
+        done_ns = time.monotonic_ns()
         timing = replace(
             result.timing,
+            interpret_ms=result.timing.interpret_ms + (done_ns - answered_ns) / 1e6,
             grab_ms=frame.grab_ms,
             queue_ms=(taken_ns - frame.captured_ns) / 1e6,
-            capture_to_result_ms=(time.monotonic_ns() - frame.captured_ns) / 1e6,
+            capture_to_result_ms=(done_ns - frame.captured_ns) / 1e6,
         )
         self._recorder.add(timing)
         self._results += 1
