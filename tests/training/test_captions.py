@@ -1,24 +1,27 @@
-"""Captions claim what is known, and say what they claim; prompts keep the order of the scores."""
+"""Captions claim what they say, say only what is known, and fit the text tower."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
-from training.captions import (
-    BRAIN_PLANE_PROMPTS,
-    PLANE_PROMPTS,
-    PromptSet,
-    describe,
+from training.captions import describe
+from training.facts import SUPPORTS, Facts, relations
+from training.models import ModelConfig
+from training.wordings import (
+    AGES,
+    BRAIN_PLANE_TERMS,
+    OPENINGS,
+    PIXEL_SIZES,
+    PLANE_TERMS,
+    sentence,
     weeks_and_days,
 )
-from training.facts import Facts
-from training.models import ModelConfig
 
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip  (after training.models)
 
@@ -39,10 +42,15 @@ BRAIN_SIGNS = {
 FULL = Facts("brain", "trans-thalamic", 165.0, 0.2137)
 
 
+def captions(facts: Facts, count: int) -> list[tuple[str, Facts]]:
+    rng = random.Random(1)
+    return [describe(facts, rng) for _ in range(count)]
+
+
 @given(
     st.sampled_from(PLANES),
     st.none() | st.floats(98, 272),
-    st.none() | st.floats(0.05, 0.5),
+    st.none() | st.floats(0.001, 3),
     st.none() | st.sampled_from((*BRAIN_PLANES, "other")),
     st.integers(0, 2**32),
 )
@@ -51,46 +59,111 @@ def test_a_caption_claims_only_what_is_known_and_says_it(
 ) -> None:
     known = Facts(plane, part if plane == "brain" else None, age, pixel)
     text, claimed = describe(known, random.Random(seed))
+    assert relations([known], [claimed]).tolist() == [[SUPPORTS]]
+    text = text.lower()
+
     assert claimed.plane == plane
     assert any(sign in text for sign in SIGNS[plane])
-    for name in ("brain_plane", "gestational_age_days", "pixel_size_mm"):
-        assert getattr(claimed, name) in (None, getattr(known, name))
+
+    assert claimed.brain_plane in (None, known.brain_plane)
     for label, signs in BRAIN_SIGNS.items():
         assert any(sign in text for sign in signs) == (claimed.brain_plane == label)
-    assert ("weeks and" in text) == (claimed.gestational_age_days is not None)
+
+    assert ("weeks" in text) == (claimed.gestational_age_days is not None)
     if claimed.gestational_age_days is not None:
-        days = round(claimed.gestational_age_days)
-        assert f"at {days // 7} weeks and {days % 7} day" in text
-    assert ("pixel size" in text) == (claimed.pixel_size_mm is not None)
+        assert age is not None
+        days = round(age)
+        exact = f"{days // 7} weeks and {days % 7} day"
+        assert exact in text or (f"{days // 7} weeks" in text and " day" not in text)
+        middle = days // 7 * 7 + 3
+        assert claimed.gestational_age_days == (days if exact in text else middle)
+
+    assert (" mm" in text) == (claimed.pixel_size_mm is not None)
     if claimed.pixel_size_mm is not None:
-        assert f"pixel size {claimed.pixel_size_mm:.2f} mm" in text
-    assert text.endswith(".")
+        assert pixel is not None
+        assert claimed.pixel_size_mm == float(f"{pixel:.2f}")
+        assert f"{pixel:.2f} mm" in text
 
 
 def test_every_fact_is_mentioned_sometimes_and_left_out_sometimes() -> None:
-    rng = random.Random(1)
-    claims = [describe(FULL, rng)[1] for _ in range(200)]
+    claims = [claimed for _, claimed in captions(FULL, 200)]
     for name in ("brain_plane", "gestational_age_days", "pixel_size_mm"):
         said = sum(getattr(claim, name) is not None for claim in claims)
         assert 60 < said < 180, name
 
 
+def test_wordings_and_orders_vary() -> None:
+    texts = {text for text, _ in captions(FULL, 20_000)}
+    for wanted in (
+        "Ultrasound of the fetal head.",
+        "Ultrasound of the fetal head, trans-thalamic plane.",
+        "Ultrasound of the fetal head at 23 weeks and 4 days.",
+        "At 23 weeks and 4 days, ultrasound of the fetal head.",
+        "Obstetric ultrasound, fetal brain, 23 weeks gestation.",
+        "B-mode image of the fetal brain, 0.21 mm per pixel.",
+        "0.21 mm/pixel, prenatal scan of the fetal brain.",
+    ):
+        assert wanted in texts
+
+
+@pytest.mark.parametrize(
+    ("age", "told"),
+    [
+        (161.0, {"23 weeks", "23 weeks and 0 days"}),
+        (167.0, {"23 weeks", "23 weeks and 6 days"}),
+        # More than three days from the middle of every week: only the day can be told.
+        (167.4, {"23 weeks and 6 days"}),
+        (167.6, {"24 weeks and 0 days"}),
+    ],
+)
+def test_whole_weeks_are_told_within_their_week(age: float, told: set[str]) -> None:
+    texts = {text.split("fetus of ")[-1] for text, _ in captions(Facts("femur", None, age), 800)}
+    assert {text.rstrip(".") for text in texts if text[0].isdigit() and "," not in text} == told
+
+
+@pytest.mark.parametrize("pixel_size", [0.001, 0.0149, 0.054])
+def test_a_pixel_size_that_two_decimals_do_not_tell_is_left_out(pixel_size: float) -> None:
+    found = captions(Facts("femur", pixel_size_mm=pixel_size), 50)
+    assert all(claimed.pixel_size_mm is None and "mm" not in text for text, claimed in found)
+
+
+def test_a_free_caption_is_taken_as_it_is() -> None:
+    facts = Facts(plane="brain", gestational_age_days=165, caption="BPD 58 mm, r. Ventrikel ")
+    text, claimed = describe(facts, random.Random(0))
+    assert text == "BPD 58 mm, r. Ventrikel "
+    assert claimed == Facts(plane=None, caption="BPD 58 mm, r. Ventrikel ")
+    assert relations([facts], [claimed]).tolist() == [[SUPPORTS]]
+
+
+def test_facts_that_name_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="must have a plane or a caption"):
+        describe(Facts(plane=None, gestational_age_days=165), random.Random(0))
+
+
 def test_a_seed_gives_the_same_captions_again() -> None:
-    once, again = random.Random(5), random.Random(5)
-    assert [describe(FULL, once) for _ in range(20)] == [describe(FULL, again) for _ in range(20)]
+    assert captions(FULL, 20) == captions(FULL, 20)
 
 
-def test_the_longest_caption_fits_the_text_tower() -> None:
+def test_every_sentence_fits_the_text_tower() -> None:
     # The tokenizer cuts what is too long without a word.
     context = ModelConfig().text_context
     tokenizer = SimpleTokenizer(context_length=2 * context)
-    rng = random.Random(0)
-    parts = [replace(FULL, brain_plane=part, gestational_age_days=272) for part in BRAIN_PLANES]
-    texts = [describe(facts, rng)[0] for facts in parts for _ in range(400)]
-    texts += [
-        t for s in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS) for p in s.prompts.values() for t in p
-    ]
-    assert int((tokenizer(texts) != 0).sum(dim=1).max()) <= context
+    terms = [term for options in PLANE_TERMS.values() for term in options]
+    views = [view for options in BRAIN_PLANE_TERMS.values() for view in options]
+    rows = list(product(OPENINGS, terms, [*views, None], AGES, PIXEL_SIZES))
+
+    def longest(pixel_size_mm: float) -> int:
+        texts = []
+        for opening, term, view, age, pixel in rows:
+            if view is None or term in PLANE_TERMS["brain"]:
+                parts = [opening.format(term), *([view] if view else [])]
+                parts += [age.format("38 weeks and 6 days"), pixel.format(pixel_size_mm)]
+                texts.append(sentence(*parts))
+        assert len(texts) > 1000
+        return int((tokenizer(texts) != 0).sum(dim=1).max())
+
+    assert longest(0.37) <= 40
+    assert longest(123.45) <= context
 
 
 @pytest.mark.parametrize(
@@ -107,25 +180,6 @@ def test_ages_are_written_in_weeks_and_days(days: int, text: str) -> None:
     assert weeks_and_days(days) == text
 
 
-def test_prompts_come_in_the_order_of_the_scores() -> None:
-    assert PLANE_PROMPTS.labels == PLANES
-    assert BRAIN_PLANE_PROMPTS.labels == BRAIN_PLANES
-    assert (PLANE_PROMPTS.name, BRAIN_PLANE_PROMPTS.name) == ("planes", "brain_planes")
-
-
-def test_every_prompt_names_its_class_and_belongs_to_no_other() -> None:
-    for prompts, signs in ((PLANE_PROMPTS, SIGNS), (BRAIN_PLANE_PROMPTS, BRAIN_SIGNS)):
-        for label, texts in prompts.prompts.items():
-            assert all(any(sign in text for sign in signs[label]) for text in texts)
-        every = [text for texts in prompts.prompts.values() for text in texts]
-        assert len(every) == len(set(every))
-
-
-def test_the_hash_changes_with_a_word_and_with_the_order() -> None:
-    prompts = PromptSet("planes", {"brain": ("A head.",), "femur": ("A bone.",)})
-    # sha256sum of [["brain", ["A head."]], ["femur", ["A bone."]]]
-    expected = "54e51b06d9da4bf17ca4fcdd5ba74256adac351afc571878de82c3c1ce4c06c3"
-    assert prompts.sha256 == expected
-    word = PromptSet("planes", {"brain": ("A skull.",), "femur": ("A bone.",)})
-    order = PromptSet("planes", {"femur": ("A bone.",), "brain": ("A head.",)})
-    assert len({prompts.sha256, word.sha256, order.sha256}) == 3
+def test_every_label_has_its_terms() -> None:
+    assert tuple(PLANE_TERMS) == PLANES
+    assert tuple(BRAIN_PLANE_TERMS) == BRAIN_PLANES
