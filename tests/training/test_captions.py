@@ -102,6 +102,8 @@ def test_wordings_and_orders_vary() -> None:
         "Obstetric ultrasound, fetal brain, 23 weeks gestation.",
         "B-mode image of the fetal brain, 0.21 mm per pixel.",
         "0.21 mm/pixel, prenatal scan of the fetal brain.",
+        "Ultrasound of the fetal head, trans-thalamic plane, 0.21 mm/pixel.",
+        "Ultrasound of the fetal head, 0.21 mm/pixel, trans-thalamic plane.",
     ):
         assert wanted in texts
 
