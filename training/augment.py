@@ -1,22 +1,35 @@
 """Augmentation that ultrasound allows: what another probe, gain or hand would have changed.
 
-Works on whole batches of tensors, since on a workstation without a GPU Python's overhead per
-image would cost as much as the network.
+A view is drawn by its number alone, whatever its size: a teacher can look at the same view at its
+own resolution, a cache can keep what it saw, and it matters not which process draws it. The work
+is done on whole batches, since on a workstation without a GPU Python's overhead per image would
+cost as much as the network.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-__all__ = ["augment", "resize_all"]
+__all__ = ["VIEWS_VERSION", "draw_views", "resize_all"]
+
+VIEWS_VERSION = 1
+"""Counted up when the same number would draw another view; caches of views depend on it."""
+
+_NUMBERS = 40  # uniform random numbers that a view takes at most
+_GRAIN = 112  # speckle is drawn at this size, so that a view is the same at every size
+_MARGIN = 1.2  # an image is first shrunk to so many times the view, against aliasing
 
 
-def augment(images: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw a random view of every image.
+def draw_views(
+    images: Tensor, keys: Sequence[tuple[str, int]], size: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Views of images, by name and number.
 
     Geometry (rotation, zoom, aspect, shift, left-right flip; never upside down, the probe is
     above), tone (gamma, gain, time-gain compensation along depth), acoustic shadow, speckle,
@@ -24,21 +37,24 @@ def augment(images: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Te
 
     Args:
         images: uint8 `(N, 1, S, S)`.
+        keys: for each image, its name and the number of the view.
         size: side of the views, in pixels.
-        rng: source of randomness.
+        seed: of all the views.
 
     Returns:
         Views, float32 `(N, 1, size, size)` in grey levels 0 to 255, and the zoom `(N,)` of each:
         above 1 the anatomy looks larger, so a pixel covers less of it.
     """
-    views, zoom = _geometry(images.float() / 255, size, rng)
+    dice = _Dice([f"{seed}/{name}/{number}" for name, number in keys])
+    canvas = min(images.shape[-1], round(_MARGIN * size))
+    views, zoom = _geometry(resize_all(images, canvas) / 255, size, dice)
     inside = views > 0.02
-    views = _tone(views, rng)
-    views = _shadow(views, rng)
-    views = _speckle(views, rng)
+    views = _tone(views, dice)
+    views = _shadow(views, dice)
+    views = _speckle(views, dice)
     # What was black (outside the sector) stays black, as on a scanner.
-    views = _blur(torch.where(inside, views, views.clamp(max=0.02)), rng)
-    return _erase(views, rng).clamp(0, 1) * 255, zoom
+    views = _blur(torch.where(inside, views, views.clamp(max=0.02)), dice)
+    return _erase(views, dice).clamp(0, 1) * 255, zoom
 
 
 def resize_all(images: Tensor, size: int) -> Tensor:
@@ -50,79 +66,87 @@ def resize_all(images: Tensor, size: int) -> Tensor:
     ).clamp(0, 255)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=rng)
+class _Dice:
+    """The random numbers of a batch of views, each view's from its own key."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        numbers, grains = [], []
+        for key in keys:
+            digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+            rng = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            numbers.append(torch.rand(_NUMBERS, generator=rng))
+            grains.append(torch.randn((1, _GRAIN, _GRAIN), generator=rng))
+        self._columns = iter(torch.stack(numbers, dim=1))
+        self.grain = torch.stack(grains)
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """`(N, 1, 1, 1)` numbers between `low` and `high`."""
+        return (low + (high - low) * next(self._columns)).view(-1, 1, 1, 1)
+
+    def chance(self, probability: float) -> Tensor:
+        """`(N, 1, 1, 1)` of 1 with that probability, else 0."""
+        return (self.uniform(0, 1) < probability).float()
 
 
-def _chance(count: int, probability: float, rng: torch.Generator) -> Tensor:
-    return (torch.rand((count, 1, 1, 1), generator=rng) < probability).float()
-
-
-def _geometry(images: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    count = len(images)
-    angle = _uniform((count,), -25, 25, rng) * math.pi / 180
-    zoom = torch.exp(_uniform((count,), math.log(0.8), math.log(1.3), rng))
-    aspect = torch.exp(_uniform((count,), -0.08, 0.08, rng))
-    flip = torch.where(torch.rand((count,), generator=rng) < 0.5, -1.0, 1.0)
-    shift = _uniform((count, 2), -0.12, 0.12, rng)
+def _geometry(images: Tensor, size: int, dice: _Dice) -> tuple[Tensor, Tensor]:
+    angle = dice.uniform(-25, 25).flatten() * math.pi / 180
+    zoom = torch.exp(dice.uniform(math.log(0.8), math.log(1.3)).flatten())
+    aspect = torch.exp(dice.uniform(-0.08, 0.08).flatten())
+    flip = 1 - 2 * dice.chance(0.5).flatten()
+    right, down = (dice.uniform(-0.12, 0.12).flatten() for _ in range(2))
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.stack(
         [
-            torch.stack([flip * cos / (zoom * aspect), -sin / zoom, shift[:, 0]], dim=1),
-            torch.stack([flip * sin / zoom, cos * aspect / zoom, shift[:, 1]], dim=1),
+            torch.stack([flip * cos / (zoom * aspect), -sin / zoom, right], dim=1),
+            torch.stack([flip * sin / zoom, cos * aspect / zoom, down], dim=1),
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, [count, 1, size, size], align_corners=False)
+    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
     return F.grid_sample(images, grid, align_corners=False), zoom
 
 
-def _tone(views: Tensor, rng: torch.Generator) -> Tensor:
-    count = len(views)
-    gamma = torch.exp(_uniform((count, 1, 1, 1), -0.45, 0.45, rng))
-    gain = _uniform((count, 1, 1, 1), 0.75, 1.25, rng)
+def _tone(views: Tensor, dice: _Dice) -> Tensor:
+    gamma = torch.exp(dice.uniform(-0.45, 0.45))
+    gain = dice.uniform(0.75, 1.25)
     depth = torch.linspace(-1, 1, views.shape[-2]).view(1, 1, -1, 1)
-    compensation = torch.exp(_uniform((count, 1, 1, 1), -0.35, 0.35, rng) * depth)
+    compensation = torch.exp(dice.uniform(-0.35, 0.35) * depth)
     return views.clamp(min=1e-4) ** gamma * gain * compensation
 
 
-def _shadow(views: Tensor, rng: torch.Generator) -> Tensor:
+def _shadow(views: Tensor, dice: _Dice) -> Tensor:
     """Darken a wedge below a point near the probe, with soft edges."""
-    count, _, height, width = views.shape
+    height, width = views.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     bearing = torch.atan2(x, y + 0.25)
-    centre = _uniform((count, 1, 1, 1), -0.6, 0.6, rng)
-    breadth = _uniform((count, 1, 1, 1), 0.03, 0.12, rng)
-    strength = _uniform((count, 1, 1, 1), 0.3, 0.9, rng) * _chance(count, 0.3, rng)
-    start = _uniform((count, 1, 1, 1), 0.0, 0.6, rng)
+    centre = dice.uniform(-0.6, 0.6)
+    breadth = dice.uniform(0.03, 0.12)
+    strength = dice.uniform(0.3, 0.9) * dice.chance(0.3)
+    start = dice.uniform(0.0, 0.6)
     wedge = torch.exp(-(((bearing - centre) / breadth) ** 2)) * (y > start)
     return views * (1 - strength * wedge)
 
 
-def _speckle(views: Tensor, rng: torch.Generator) -> Tensor:
-    count, _, height, width = views.shape
-    coarse = torch.randn((count, 1, height // 2, width // 2), generator=rng)
-    grain = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    level = _uniform((count, 1, 1, 1), 0.0, 0.25, rng) * _chance(count, 0.5, rng)
+def _speckle(views: Tensor, dice: _Dice) -> Tensor:
+    grain = F.interpolate(dice.grain, size=views.shape[-2:], mode="bilinear", align_corners=False)
+    level = dice.uniform(0.0, 0.25) * dice.chance(0.5)
     return views * (1 + level * grain)
 
 
-def _blur(views: Tensor, rng: torch.Generator) -> Tensor:
+def _blur(views: Tensor, dice: _Dice) -> Tensor:
     """Mix with a blurred copy; a negative share sharpens."""
     smooth = F.avg_pool2d(views, 3, stride=1, padding=1, count_include_pad=False)
-    share = _uniform((len(views), 1, 1, 1), -0.4, 1.0, rng) * _chance(len(views), 0.5, rng)
+    share = dice.uniform(-0.4, 1.0) * dice.chance(0.5)
     return views + share * (smooth - views)
 
 
-def _erase(views: Tensor, rng: torch.Generator) -> Tensor:
-    count, _, height, width = views.shape
-    rows = torch.arange(height).view(1, 1, -1, 1)
-    columns = torch.arange(width).view(1, 1, 1, -1)
+def _erase(views: Tensor, dice: _Dice) -> Tensor:
+    height, width = views.shape[-2:]
+    rows = (torch.arange(height) / height).view(1, 1, -1, 1)
+    columns = (torch.arange(width) / width).view(1, 1, 1, -1)
     for _ in range(2):
-        top = _uniform((count, 1, 1, 1), 0, height, rng)
-        left = _uniform((count, 1, 1, 1), 0, width, rng)
-        tall = _uniform((count, 1, 1, 1), 0.05, 0.3, rng) * height
-        wide = _uniform((count, 1, 1, 1), 0.05, 0.3, rng) * width
+        top, left = dice.uniform(0, 1), dice.uniform(0, 1)
+        tall, wide = dice.uniform(0.05, 0.3), dice.uniform(0.05, 0.3)
         box = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
-        views = torch.where(box & (_chance(count, 0.3, rng) > 0), torch.zeros(()), views)
+        views = torch.where(box & (dice.chance(0.3) > 0), torch.zeros(()), views)
     return views

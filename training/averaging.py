@@ -17,7 +17,8 @@ M = TypeVar("M", bound=nn.Module)
 class WeightAverage(Generic[M]):
     """Follows a model's parameters and running statistics.
 
-    Only what `state_dict` holds is averaged. torch's `AveragedModel(use_buffers=True)` averages
+    Only what `state_dict` holds is averaged, and what learns; frozen parameters stay as they were.
+    torch's `AveragedModel(use_buffers=True)` averages
     every buffer, also the text tower's attention mask, whose minus infinities become NaN.
 
     Args:
@@ -27,6 +28,8 @@ class WeightAverage(Generic[M]):
     """
 
     def __init__(self, model: M, decay: float) -> None:
+        frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+        self._names = [name for name in model.state_dict() if name not in frozen]
         self.model: M = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
@@ -36,20 +39,22 @@ class WeightAverage(Generic[M]):
         """Move the average towards the model's present weights."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
-        for average, value in zip(
-            self.model.state_dict().values(), model.state_dict().values(), strict=True
-        ):
+        averages, values = self.model.state_dict(), model.state_dict()
+        for name in self._names:
+            average, value = averages[name], values[name]
             if average.is_floating_point():
                 average.lerp_(value, 1 - decay)
             else:
                 average.copy_(value)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights, with the number of updates as `updates`."""
-        return {**self.model.state_dict(), "updates": torch.tensor(self.updates)}
+        """The averaged weights that learn, with the number of updates as `updates`."""
+        state = self.model.state_dict()
+        learned = {name: state[name] for name in self._names}
+        return {**learned, "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state_dict` gave."""
         weights = dict(state)
         self.updates = int(weights.pop("updates"))
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict({**self.model.state_dict(), **weights})

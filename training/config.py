@@ -1,4 +1,7 @@
-"""One YAML file per experiment, checked before anything loads."""
+"""One YAML file per experiment, checked before anything loads.
+
+A file with a section `distillation` is for `training.distill`, one without for `training.pretrain`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ import yaml
 
 from training.models import ModelConfig
 
-__all__ = ["ExperimentConfig", "Stage", "load_config"]
+__all__ = ["Distillation", "ExperimentConfig", "Stage", "load_config"]
 
 T = TypeVar("T")
+
+_PRECISIONS = ("no", "bf16", "fp16")
 
 _PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
 
@@ -36,21 +41,102 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Distillation:
+    """What a student learns from its teacher, besides the captions.
+
+    Attributes:
+        logits: weight of the teacher's similarities between images and captions.
+        features: weight of the teacher's embeddings.
+        off_diagonal_start: weight of wrong pairs within the logits, when training begins. Start
+            and end 1 are static distillation; the paper's repulsion goes from 2 to -0.8.
+        off_diagonal_end: that weight when training ends; linear in between.
+    """
+
+    logits: float
+    features: float
+    off_diagonal_start: float = 1.0
+    off_diagonal_end: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "features"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"distillation.{name} must be 0 or more", value)
+        _require(
+            self.logits + self.features > 0,
+            "distillation.logits and .features must not both be 0",
+            self.logits,
+        )
+        for name in ("off_diagonal_start", "off_diagonal_end"):
+            value = getattr(self, name)
+            _require(math.isfinite(value), f"distillation.{name} must be finite", value)
+
+    def off_diagonal_at(self, done: float) -> float:
+        """Weight of wrong pairs when a share `done` (0 to 1) of the training is over."""
+        return self.off_diagonal_start + done * (self.off_diagonal_end - self.off_diagonal_start)
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentConfig:
-    """What `training.pretrain` needs to know; the YAML has the same names."""
+    """What training needs to know; the YAML has the same names.
+
+    Attributes:
+        seed: of the first weights, the plan of the batches and the wording of captions.
+        augmentation_seed: of the views; runs that share it share a teacher's cache.
+        views: how many views of an image there are.
+        holdout: share of the training patients kept for validation.
+        holdout_seed: which patients those are; the same for all runs that are compared.
+        canvas: side at which images are kept in memory, in pixels.
+        batch_size: images a step, over all processes.
+        lanes: parts of a batch that are normalised together; at least the number of processes.
+        accumulate: parts of a process's batch that go through the network one after another, to
+            save memory; the gradient is that of the whole batch.
+        precision: "no" (float32), "bf16" or "fp16".
+        learning_rate: the highest, after `warmup_steps` steps; half a cosine follows.
+        weight_decay: of weight matrices alone.
+        average_decay: share of the old average that a step keeps.
+        checkpoint_steps: steps between checkpoints; every epoch ends with one, too.
+        stages: epochs at one image size after another.
+        model: shape of what is trained.
+        distillation: for `training.distill`.
+    """
 
     seed: int
+    augmentation_seed: int
+    views: int
     holdout: float
+    holdout_seed: int
     canvas: int
     batch_size: int
+    lanes: int
+    accumulate: int
+    precision: str
     learning_rate: float
     weight_decay: float
     warmup_steps: int
     average_decay: float
+    checkpoint_steps: int
     stages: tuple[Stage, ...]
     model: ModelConfig = field(default_factory=ModelConfig)
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
+        _require(self.views >= 1, "views must be at least 1", self.views)
+        _require(self.lanes >= 1, "lanes must be at least 1", self.lanes)
+        _require(
+            1 <= self.accumulate <= self.lanes,
+            f"accumulate must be between 1 and the {self.lanes} lanes",
+            self.accumulate,
+        )
+        _require(
+            self.batch_size % self.lanes == 0,
+            f"batch_size must be a multiple of the {self.lanes} lanes",
+            self.batch_size,
+        )
+        _require(
+            self.precision in _PRECISIONS,
+            f"precision must be one of {', '.join(_PRECISIONS)}",
+            self.precision,
+        )
         _require(0 < self.holdout < 1, "holdout must lie between 0 and 1", self.holdout)
         _require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size)
         _require(
@@ -65,6 +151,9 @@ class ExperimentConfig:
         )
         _require(self.warmup_steps >= 0, "warmup_steps must not be negative", self.warmup_steps)
         _require(0 <= self.average_decay < 1, "average_decay must be in [0, 1)", self.average_decay)
+        _require(
+            self.checkpoint_steps >= 1, "checkpoint_steps must be at least 1", self.checkpoint_steps
+        )
         _require(len(self.stages) > 0, "stages must not be empty", self.stages)
         largest = max(stage.image_size for stage in self.stages)
         _require(self.canvas >= largest, f"canvas must be at least {largest}", self.canvas)
@@ -106,6 +195,10 @@ def load_config(path: Path) -> ExperimentConfig:
         )
     if "model" in values:
         values["model"] = _build(ModelConfig, values["model"], f"{path}: model")
+    if "distillation" in values:
+        values["distillation"] = _build(
+            Distillation, values["distillation"], f"{path}: distillation"
+        )
     return _build(ExperimentConfig, values, str(path))
 
 

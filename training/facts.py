@@ -3,7 +3,9 @@
 Captions of different images may say the same thing, and labels are incomplete (head
 circumference images carry no sub-plane, plane images no gestational age). So a pair of image and
 caption is one of three: the caption is true of the image, it is false, or nobody knows. Only the
-first two teach a contrastive loss anything.
+first two teach a contrastive loss anything. A free caption, from somebody's table, is true of its
+own image and of those with the same caption, and false of other images with free captions, as CLIP
+takes it; how it stands to labelled images nobody knows.
 """
 
 from __future__ import annotations
@@ -29,20 +31,22 @@ class Facts:
     """Known, or claimed, of one image; None where it is not.
 
     Attributes:
-        plane: one of `fetalclip_edge.results.PLANES`.
+        plane: one of `fetalclip_edge.results.PLANES`; None where there is only a free caption.
         brain_plane: one of `fetalclip_edge.results.BRAIN_PLANES`, or "other" for a brain image
             known to be none of them.
         gestational_age_days: gestational age in days.
         pixel_size_mm: millimetres per pixel of the network's input.
+        caption: a free caption that came with the image.
     """
 
-    plane: str
+    plane: str | None
     brain_plane: str | None = None
     gestational_age_days: float | None = None
     pixel_size_mm: float | None = None
+    caption: str | None = None
 
     @property
-    def kind(self) -> tuple[str, str | None, bool]:
+    def kind(self) -> tuple[str | None, str | None, bool]:
         """Plane, sub-plane and, told by a known pixel size, data set."""
         return self.plane, self.brain_plane, self.pixel_size_mm is not None
 
@@ -60,7 +64,8 @@ def relations(images: Sequence[Facts], captions: Sequence[Facts]) -> NDArray[np.
     known = {name: column[:, None] for name, column in known.items()}
 
     verdicts = [
-        np.where(known["plane"] == claimed["plane"], SUPPORTS, CONTRADICTS),
+        _compare_names(known["plane"], claimed["plane"]),
+        _compare_captions(known["caption"], claimed["caption"]),
         _compare_names(known["brain_plane"], claimed["brain_plane"]),
         _compare_numbers(
             np.abs(known["age"] - claimed["age"]), claimed["age"], _AGE_TOLERANCE_DAYS
@@ -80,7 +85,8 @@ def _columns(facts: Sequence[Facts]) -> dict[str, NDArray[Any]]:
         return np.nan if value is None else float(value)
 
     return {
-        "plane": np.array([f.plane for f in facts], dtype="U32"),
+        "plane": np.array([f.plane or "" for f in facts], dtype="U32"),
+        "caption": np.array([f.caption or "" for f in facts], dtype=object),
         "brain_plane": np.array([f.brain_plane or "" for f in facts], dtype="U32"),
         "age": np.array([number(f.gestational_age_days) for f in facts]),
         "pixel_size": np.array([number(f.pixel_size_mm) for f in facts]),
@@ -91,6 +97,12 @@ def _compare_names(known: NDArray[Any], claimed: NDArray[Any]) -> NDArray[np.int
     verdict = np.where(known == claimed, SUPPORTS, CONTRADICTS)
     verdict = np.where(known == "", UNKNOWN, verdict)
     return np.where(claimed == "", SUPPORTS, verdict)
+
+
+def _compare_captions(known: NDArray[Any], claimed: NDArray[Any]) -> NDArray[np.int64]:
+    verdict = np.where(known == claimed, SUPPORTS, CONTRADICTS)
+    # Nobody said whether a labelled image fits a free caption, or a label a captioned image.
+    return np.where((known == "") != (claimed == ""), UNKNOWN, verdict)
 
 
 def _compare_numbers(

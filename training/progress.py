@@ -23,7 +23,7 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:.0f} images/s", style="progress.data.speed")
 
 
-def image_progress(console: Console) -> Progress:
+def image_progress(console: Console, *, disable: bool = False) -> Progress:
     """A progress bar that counts images and says how many a second."""
     return Progress(
         TextColumn("{task.description}"),
@@ -32,4 +32,5 @@ def image_progress(console: Console) -> Progress:
         _Speed(),
         TimeRemainingColumn(),
         console=console,
+        disable=disable,
     )

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as encode_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as encode_tensors
+from torch import nn
 
-from training.captions import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
-from training.models import DualEncoder, ImageTower, ModelConfig
+from fetalclip_edge.preprocess import PreprocessSpec
+from training.models import DualEncoder, ImageTower, ModelConfig, TextTower
+from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
 from training.zero_shot import embed_prompts
 
-__all__ = ["Release", "load_release", "save_release"]
+__all__ = ["Origin", "Release", "load_release", "save_release"]
+
+M = TypeVar("M", bound=nn.Module)
 
 _LABELS = {prompts.name: prompts.labels for prompts in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model comes from, and under which licence it may therefore be used.
+
+    Attributes:
+        method: how it was trained, in a word: "pretrain" or "distill".
+        license: SPDX identifier. Weights distilled from a teacher are bound by its licence.
+        teacher: name of the teacher, None without one.
+        teacher_credit: whom to credit for it.
+    """
+
+    method: str
+    license: str = "Apache-2.0"
+    teacher: str | None = None
+    teacher_credit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,42 +53,60 @@ class Release:
     Attributes:
         config: shape of the model.
         tower: the image tower, in evaluation mode.
+        text: the text tower, where the folder has it; None for a student of published weights,
+            whose text tower is not ours to pass on.
+        scale: the logit scale.
         prompts: name of the prompt set -> its description in `model.json` (labels, texts, hash).
         embeddings: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
         validation: metrics on the held-out training patients.
         held_out: those patients, as `training.datasets.Example.group` names them; only they may
             be used to fit a temperature or a threshold.
+        origin: where it comes from.
     """
 
     config: ModelConfig
     tower: ImageTower
+    text: TextTower | None
+    scale: float
     prompts: dict[str, dict[str, object]]
     embeddings: dict[str, NDArray[np.float32]]
     validation: dict[str, float]
     held_out: frozenset[str]
+    origin: Origin
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How a frame becomes the input of the image tower."""
+        return self.config.preprocess
 
 
 def save_release(
-    folder: Path, model: DualEncoder, validation: dict[str, float], held_out: Collection[str]
+    folder: Path,
+    model: DualEncoder,
+    validation: dict[str, float],
+    held_out: Collection[str],
+    origin: Origin,
 ) -> None:
-    """Write `model.json`, the two towers and the prompt embeddings into `folder`.
+    """Write `model.json`, the towers and the prompt embeddings into `folder`.
 
-    Weights are stored in half precision: the export measures what it writes, from these.
+    Weights are stored in half precision: the export measures what it writes, from these. The
+    text tower is written when it is of our own kind.
     """
-    halves = {
-        "image_tower": model.image.state_dict(),
-        "text_tower": model.text.state_dict(),
-    }
-    for name, tensors in halves.items():
-        half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        encoded = encode_tensors({k: v.contiguous() for k, v in half.items()})
+    towers: dict[str, nn.Module] = {"image_tower": model.image}
+    text = getattr(model.text, "tower", model.text)  # a student's is its teacher's, wrapped
+    if isinstance(text, TextTower):
+        towers["text_tower"] = text
+    for name, tower in towers.items():
+        half = {k: v.half() if v.is_floating_point() else v for k, v in tower.state_dict().items()}
+        encoded = encode_tensors({k: v.contiguous().cpu() for k, v in half.items()})
         (folder / f"{name}.safetensors").write_bytes(encoded)
     sets = (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)
-    embeddings = {prompts.name: embed_prompts(model, prompts).numpy() for prompts in sets}
+    embeddings = {prompts.name: embed_prompts(model, prompts).cpu().numpy() for prompts in sets}
     (folder / "prompts.safetensors").write_bytes(encode_arrays(embeddings))
     description = {
         "model": model.config.to_dict(),
         "logit_scale": float(model.scale.detach()),
+        "origin": asdict(origin),
         "prompts": {
             prompts.name: {
                 "labels": prompts.labels,
@@ -89,33 +130,37 @@ def load_release(folder: Path) -> Release:
             weights or prompt embeddings do not fit the model that it describes.
     """
     path = folder / "model.json"
-    description = json.loads(path.read_text(encoding="utf-8"))
     try:
+        description = json.loads(path.read_text(encoding="utf-8"))
         config = ModelConfig(**description["model"])
         prompts = description["prompts"]
         validation, held_out = description["validation"], frozenset(description["held_out"])
         labels = {name: tuple(prompts[name]["labels"]) for name in _LABELS}
-    except (KeyError, TypeError) as error:
+        origin, scale = Origin(**description["origin"]), float(description["logit_scale"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not what save_release wrote: {error!r}") from error
     if labels != _LABELS:
         raise ValueError(f"{path} names the classes {labels}, this version has {_LABELS}")
+    text = folder / "text_tower.safetensors"
     return Release(
-        config,
-        _load_tower(config, folder / "image_tower.safetensors"),
-        prompts,
-        _load_embeddings(config, folder / "prompts.safetensors"),
-        validation,
-        held_out,
+        config=config,
+        tower=_load_tower(ImageTower(config), folder / "image_tower.safetensors"),
+        text=_load_tower(TextTower(config), text) if text.exists() else None,
+        scale=scale,
+        prompts=prompts,
+        embeddings=_load_embeddings(config, folder / "prompts.safetensors"),
+        validation=validation,
+        held_out=held_out,
+        origin=origin,
     )
 
 
-def _load_tower(config: ModelConfig, path: Path) -> ImageTower:
-    tower = ImageTower(config)
-    tensors = load_file(path)
-    full = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+def _load_tower(tower: M, path: Path) -> M:
     try:
+        tensors = load_file(path)
+        full = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
         tower.load_state_dict(full)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit model.json: {error}") from error
     return tower.eval().requires_grad_(False)
 

@@ -9,9 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from fetalclip_edge.results import BRAIN_PLANES
-from training.captions import PromptSet
 from training.models import DualEncoder
+from training.prompts import PromptSet
 
 __all__ = ["SCORED_PLANES", "embed_images", "embed_prompts", "macro_f1"]
 
@@ -43,8 +42,3 @@ def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]
         *zip(*kept, strict=True), labels=list(labels), average="macro", zero_division=0
     )
     return float(score)
-
-
-def brain_plane_f1(truth: Sequence[str | None], answers: Sequence[str]) -> float:
-    """Macro-F1 over the three sub-planes, on images labelled with one of them."""
-    return macro_f1([t or "" for t in truth], answers, BRAIN_PLANES)

