@@ -59,7 +59,7 @@ class Architecture:
 
 def causal_mask(length: int) -> Tensor:
     """What keeps a token from seeing later ones: added to the attention, `(length, length)`."""
-    return torch.full((length, length), -torch.inf).triu(2)
+    return torch.full((length, length), -torch.inf).triu(1)
 
 
 def _without_causal_mask(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
