@@ -365,7 +365,7 @@ def _encoded(path: Path) -> tuple[str, bytes, tuple[int, int]]:
 def _described(record: Record) -> dict[str, Any]:
     """All that identifies a sample beside its pixels, as it stands in the tar and the index."""
     facts = {key: value for key, value in asdict(record.facts).items() if value is not None}
-    described = {
+    described: dict[str, Any] = {
         "name": record.name,
         "group": record.group,
         "split": record.split,
