@@ -52,15 +52,15 @@ def prepare(
     try:
         releases = [release for source in sources for release in read_source(source)]
         for release in releases:
-            console.print(f"{release.layout}: {len(release.records)} images", highlight=False)
-            for note in release.notes:
-                console.print(f"  {note}", markup=False, highlight=False)
+            for line in (f"{release.layout}: {len(release.records)} images", *release.notes):
+                console.print(line, markup=False, highlight=False)
         manifest = _write(releases, out, images_per_shard, seed, console)
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        console.print(f"stopped; {out} keeps what is done. Give the same command again to go on")
+        told = f"stopped; {out} keeps what is done. Give the same command again to go on"
+        console.print(told, markup=False, highlight=False)
         raise typer.Exit(130) from None
     _print_left_out(manifest["left_out"], console)
     Console().print(_table(manifest))

@@ -163,7 +163,11 @@ def _read_fetal_planes_db(root: Path) -> _Read:
 
 
 def _read_hc18(root: Path) -> _Read:
-    _demand_folder(root / "training_set", "the images of HC18")
+    folder = root / "training_set"
+    _demand_folder(folder, "the images of HC18")
+    # Unpacked into a folder of its name, the archive makes another within.
+    if (folder / "training_set").is_dir():
+        folder /= "training_set"
     size, circumference = "pixel size(mm)", "head circumference (mm)"
     records = []
     for row in _rows(
@@ -173,7 +177,7 @@ def _read_hc18(root: Path) -> _Read:
         subject = file.split("_")[0]
         records.append(
             _head(
-                root / "training_set" / file,
+                folder / file,
                 f"hc18/training_set/{file}",
                 subject,
                 "test" if _in_tested_fifth(subject) else "train",
@@ -183,7 +187,8 @@ def _read_hc18(root: Path) -> _Read:
         )
     notes = [
         "HC18 publishes no circumference for its test_set. The fifth of its training subjects "
-        "whose SHA-256 says so is 'test' here; every other subject is 'train'."
+        "whose SHA-256 says so is 'test' here; every other subject is 'train'. A subject is an "
+        "examination: HC18 does not tell which of them are of the same woman."
     ]
     reason = "HC18 publishes no head circumference for these images"
     left_out = [LeftOut("hc18/test_set", reason)] if (root / "test_set").is_dir() else []
@@ -265,7 +270,7 @@ def _read_captions(path: Path) -> Release:
                 row.choice("split", _SPLITS) if "split" in row.values else "train",
             )
         )
-    return Release("image,caption", records)
+    return Release(f"captions of {path.name}", records)
 
 
 _LAYOUTS: dict[str, tuple[str, Callable[[Path], _Read]]] = {
@@ -331,6 +336,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[_Row]:
         if lacking:
             found = ", ".join(filter(None, names)) or "none"
             raise ValueError(f"{path} lacks the columns {', '.join(lacking)}; it has {found}")
+        empty = True
         for cells in reader:
             cells = [cell.strip() for cell in cells] + [""] * (len(names) - len(cells))
             if any(cells[len(names) :]):
@@ -342,6 +348,9 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[_Row]:
             if any(cells):
                 values = {n: cell for n, cell in zip(names, cells, strict=False) if n}
                 yield _Row(path, reader.line_num, values)
+                empty = False
+        if empty:
+            raise ValueError(f"{path} has no rows")
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:

@@ -7,62 +7,41 @@ index, so that single images are read without unpacking. The same source gives t
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import math
 import re
 import tarfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from training.datasets import Example
 from training.facts import Facts
-from training.releases import Record, Release
+from training.releases import Release
+from training.shard_plan import (
+    SPLITS,
+    Report,
+    Shard,
+    check_records,
+    compact,
+    cut,
+    described,
+    digest,
+    mixed,
+    sha256_of,
+    without_copies,
+)
 
 __all__ = ["SPLITS", "read_examples", "read_manifest", "write_shards"]
 
-SPLITS = ("train", "test")
 SCHEMA_VERSION = 1
-
-# Fewer shards than this could not be shared out among the processes of a training run.
-_MIN_TRAIN_SHARDS = 8
-_MIN_IMAGES_PER_SHARD = 10
 
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-
-Report = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """One image of a shard to be, before it is decoded."""
-
-    record: Record
-    sha256: str | None
-    left_out: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    split: str
-    number: int
-    images: tuple[_Planned, ...]
-
-    @property
-    def stem(self) -> str:
-        return f"{self.split}-{self.number:06d}"
-
-    @property
-    def inputs(self) -> str:
-        """Changes when one of the source's files does."""
-        return _digest([[image.record.name, image.sha256, image.left_out] for image in self.images])
 
 
 def write_shards(
@@ -87,35 +66,32 @@ def write_shards(
         The manifest, as written to `out/manifest.json`; see `docs/data.md`.
 
     Raises:
-        ValueError: a patient is in two splits, two images have one name, no image can be read, or
-            `out` holds shards of something else. Nothing has been written then.
+        ValueError: a patient is in two splits, two images have one name, or `out` holds shards of
+            something else; nothing has been written then. Or no image can be used.
     """
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be at least 1, not {images_per_shard}")
     records = [record for release in releases for record in release.records]
-    _check(records)
-    by_split = {split: _mixed(records, split, seed) for split in SPLITS}
-    plan = _digest(
+    check_records(records)
+    by_split = {split: mixed(records, split, seed) for split in SPLITS}
+    plan = digest(
         [SCHEMA_VERSION, images_per_shard, seed]
-        + [_described(record) for split in SPLITS for record in by_split[split]]
+        + [described(record) for split in SPLITS for record in by_split[split]]
     )
     _check_out(out, plan)
-    planned = _look_for_copies(by_split, report)
-    if all(image.left_out for images in planned.values() for image in images):
-        first = next(image for images in planned.values() for image in images)
-        raise ValueError(
-            f"none of {len(records)} images can be read; the first is {first.record.path}: "
-            f"{first.left_out}"
-        )
+    planned = without_copies(by_split, report)
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     indexes, done = [], 0
     for split in SPLITS:
-        for shard in _cut(split, planned[split], images_per_shard):
+        for shard in cut(split, planned[split], images_per_shard):
             report("writing", done, len(records))
             indexes.append(_finished(out, shard, plan) or _write_shard(out, shard, plan))
             done += len(shard.images)
     report("writing", done, len(records))
+    if not any(index["samples"] for index in indexes):
+        left = next(left for index in indexes for left in index["left_out"])
+        raise ValueError(f"no image can be used; {left['file']}: {left['reason']}")
     manifest = _manifest(releases, out, indexes, images_per_shard=images_per_shard, seed=seed)
     _write_whole(out / "manifest.json", _pretty(manifest))
     return manifest
@@ -156,10 +132,8 @@ def read_examples(folder: Path, split: str, *, verify: bool = False) -> list[Exa
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    shards = [s for s in read_manifest(folder)["shards"] if s["split"] == split]
-    if not shards:
-        raise ValueError(f"{folder} has no images of split {split!r}")
-    examples = []
+    shards = [shard for shard in read_manifest(folder)["shards"] if shard["split"] == split]
+    examples: list[Example] = []
     for entry in shards:
         archive = folder / entry["file"]
         sidecar = archive.with_suffix(".json")
@@ -170,10 +144,12 @@ def read_examples(folder: Path, split: str, *, verify: bool = False) -> list[Exa
             size = archive.stat().st_size
             raise ValueError(f"{archive} has {size} bytes, not {entry['bytes']}; {_AGAIN}")
         for path, key in [(sidecar, "index_sha256"), (archive, "sha256")][: 1 + verify]:
-            if _sha256_of(path) != entry[key]:
+            if sha256_of(path) != entry[key]:
                 raise ValueError(f"{path} differs from its checksum in the manifest; {_AGAIN}")
         index = _load(sidecar)
         examples += [_example(archive, index, sample) for sample in index["samples"]]
+    if not examples:
+        raise ValueError(f"{folder} has no images of split {split!r}")
     return examples
 
 
@@ -195,41 +171,6 @@ def _example(archive: Path, index: Mapping[str, Any], sample: Mapping[str, Any])
     )
 
 
-def _check(records: Sequence[Record]) -> None:
-    """What must hold before anything is written."""
-    if not records:
-        raise ValueError("the sources hold no images")
-    splits: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records:
-        splits[record.group].add(record.split)
-    torn = sorted(group for group, found in splits.items() if len(found) > 1)
-    if torn:
-        raise ValueError(
-            f"{len(torn)} patients are in two splits, so a test would not be of unseen patients: "
-            f"{_first(torn)}. Put all images of a patient into one split"
-        )
-    names = Counter(record.name for record in records)
-    twice = sorted(name for name, count in names.items() if count > 1)
-    if twice:
-        raise ValueError(
-            f"{len(twice)} images are given twice: {_first(twice)}. Give each source once, and "
-            "each CSV its own name"
-        )
-
-
-def _first(names: Sequence[str], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _mixed(records: Sequence[Record], split: str, seed: int) -> list[Record]:
-    """Records of a split in an order that hangs on the seed and their names alone."""
-
-    def place(record: Record) -> str:
-        return hashlib.sha256(f"{seed}/{record.name}".encode()).hexdigest()
-
-    return sorted((record for record in records if record.split == split), key=place)
-
-
 def _check_out(out: Path, plan: str) -> None:
     """Shards of another data set are neither overwritten nor mixed with these."""
     if out.exists() and not out.is_dir():
@@ -242,53 +183,17 @@ def _check_out(out: Path, plan: str) -> None:
             )
 
 
-def _look_for_copies(
-    by_split: Mapping[str, Sequence[Record]], report: Report
-) -> dict[str, list[_Planned]]:
-    """Read every file once; training images that are in the test split too are left out."""
-    total = sum(map(len, by_split.values()))
-    tested: dict[str, str] = {}
-    planned: dict[str, list[_Planned]] = {split: [] for split in by_split}
-    done = 0
-    # The test split first: it stays as it was published.
-    for split in ("test", "train"):
-        for record in by_split[split]:
-            report("checking", done, total)
-            done += 1
-            try:
-                sha256, reason = _sha256_of(record.path), None
-            except OSError as error:
-                sha256, reason = None, error.strerror or str(error)
-            if sha256 and split == "test":
-                tested.setdefault(sha256, record.name)
-            elif sha256 in tested:
-                reason = f"the same image is in the test split: {tested[sha256]}"
-            planned[split].append(_Planned(record, sha256, reason))
-    report("checking", done, total)
-    return planned
-
-
-def _cut(split: str, images: Sequence[_Planned], images_per_shard: int) -> Iterator[_Shard]:
-    """Shards of nearly equal size."""
-    count = math.ceil(len(images) / images_per_shard)
-    if split == "train":
-        count = max(count, min(_MIN_TRAIN_SHARDS, len(images) // _MIN_IMAGES_PER_SHARD))
-    ends = [len(images) * (number + 1) // count for number in range(count)]
-    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        yield _Shard(split, number, tuple(images[start:end]))
-
-
-def _finished(out: Path, shard: _Shard, plan: str) -> dict[str, Any] | None:
+def _finished(out: Path, shard: Shard, plan: str) -> dict[str, Any] | None:
     """The index of a shard that is there already and whole."""
     archive, sidecar = out / f"{shard.stem}.tar", out / f"{shard.stem}.json"
     if not (archive.is_file() and sidecar.is_file()):
         return None
     index = _load(sidecar)
     whole = (index["plan"], index["inputs"]) == (plan, shard.inputs)
-    return index if whole and _sha256_of(archive) == index["sha256"] else None
+    return index if whole and sha256_of(archive) == index["sha256"] else None
 
 
-def _write_shard(out: Path, shard: _Shard, plan: str) -> dict[str, Any]:
+def _write_shard(out: Path, shard: Shard, plan: str) -> dict[str, Any]:
     # It takes seconds to import, and reading shards does without it.
     from webdataset import TarWriter
 
@@ -308,9 +213,9 @@ def _write_shard(out: Path, shard: _Shard, plan: str) -> dict[str, Any]:
                 except ValueError as error:
                     left_out.append({"file": record.name, "reason": str(error)})
                     continue
-                described = {**_described(record), "width": width, "height": height}
-                writer.write({"__key__": key, suffix: content, "json": _compact(described)})
-                samples.append({"key": key, "image": f"{key}.{suffix}", **described})
+                sample = {**described(record), "width": width, "height": height}
+                writer.write({"__key__": key, suffix: content, "json": compact(sample)})
+                samples.append({"key": key, "image": f"{key}.{suffix}", **sample})
         with tarfile.open(partial) as tar:
             members = {member.name: member for member in tar}
         for sample in samples:
@@ -320,7 +225,7 @@ def _write_shard(out: Path, shard: _Shard, plan: str) -> dict[str, Any]:
             "schema_version": SCHEMA_VERSION,
             "split": shard.split,
             "shard": shard.number,
-            "sha256": _sha256_of(partial),
+            "sha256": sha256_of(partial),
             "bytes": partial.stat().st_size,
             "plan": plan,
             "inputs": shard.inputs,
@@ -352,6 +257,8 @@ def _encoded(path: Path) -> tuple[str, bytes, tuple[int, int]]:
                 grey = image.mode in {"1", "L", "LA"}
                 image.convert("L" if grey else "RGB").save(converted, "PNG")
                 suffix, content = "png", converted.getvalue()
+    except UnidentifiedImageError as error:
+        raise ValueError("is no image of a format that is known") from error
     # On a broken file Pillow raises nearly anything, from SyntaxError to struct.error.
     except Exception as error:
         raise ValueError(f"cannot be decoded: {error}") from error
@@ -360,20 +267,6 @@ def _encoded(path: Path) -> tuple[str, bytes, tuple[int, int]]:
     if suffix is None or image.mode not in _EIGHT_BIT_MODES:
         raise ValueError(f"has mode {image.mode!r}; store it with 8 bits per channel")
     return suffix, content, image.size
-
-
-def _described(record: Record) -> dict[str, Any]:
-    """All that identifies a sample beside its pixels, as it stands in the tar and the index."""
-    facts = {key: value for key, value in asdict(record.facts).items() if value is not None}
-    described: dict[str, Any] = {
-        "name": record.name,
-        "group": record.group,
-        "split": record.split,
-        "facts": facts,
-    }
-    if record.head_circumference_mm is not None:
-        described["head_circumference_mm"] = record.head_circumference_mm
-    return described
 
 
 def _manifest(
@@ -394,7 +287,7 @@ def _manifest(
                 "images": len(index["samples"]),
                 "bytes": index["bytes"],
                 "sha256": index["sha256"],
-                "index_sha256": _sha256_of(out / f"{stem}.json"),
+                "index_sha256": sha256_of(out / f"{stem}.json"),
             }
         )
     samples = {
@@ -404,7 +297,7 @@ def _manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         # The tars hold bytes, facts, patients and splits, so this stands for all of them.
-        "sha256": _digest([[shard["file"], shard["sha256"]] for shard in shards]),
+        "sha256": digest([[shard["file"], shard["sha256"]] for shard in shards]),
         "images_per_shard": images_per_shard,
         "seed": seed,
         "sources": [
@@ -452,21 +345,5 @@ def _write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _compact(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
 def _pretty(value: object) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(_compact(value)).hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
