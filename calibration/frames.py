@@ -17,6 +17,8 @@ __all__ = ["calibration_set", "read_frames"]
 def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     """Choose frames in turn from every plane, so that rare ones are there.
 
+    Images with nothing but a caption count as a plane of their own.
+
     Args:
         examples: training images, of patients that are not used for validation.
         count: how many to choose.
@@ -27,7 +29,7 @@ def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[
     """
     if len(examples) < count:
         raise ValueError(f"{count} calibration frames are wanted, only {len(examples)} are there")
-    kinds: dict[tuple[str, str | None], list[Example]] = defaultdict(list)
+    kinds: dict[tuple[str | None, str | None], list[Example]] = defaultdict(list)
     for example in examples:
         kinds[example.facts.plane, example.facts.brain_plane].append(example)
     rng = random.Random(seed)
@@ -38,6 +40,8 @@ def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[
     return chosen[:count]
 
 
-def read_frames(examples: Sequence[Example], size: int) -> NDArray[np.uint8]:
+def read_frames(
+    examples: Sequence[Example], size: int, interpolation: str = "bicubic"
+) -> NDArray[np.uint8]:
     """The frames as a graph sees them, by Pillow: uint8 `(N, 1, size, size)`."""
-    return np.stack([square(example.path, size) for example in examples])[:, None]
+    return np.stack([square(e.open(), size, interpolation) for e in examples])[:, None]
