@@ -2,7 +2,7 @@
 
 Exports the image tower to ONNX, quantises it on real training frames, fits confidence on
 validation patients, writes the bundle only when INT8 is good enough on them, and measures both
-precisions on the test patients. Needs the images that `docs/data.md` describes.
+precisions on the test patients. Needs the shards that the model was trained on.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from safetensors.numpy import save as encode_arrays
 
 from calibration.frames import calibration_set, read_frames
 from calibration.onnxruntime_int8 import quantise
+from export.examples import BundleData, read_data
 from export.fitting import Fitted, fit
 from export.graph import export_core, with_grey_levels
 from export.manifest import describe, model_card, write_checksums
 from export.measure import embed, one_thread_session, paired_latency
-from export.metrics import measure_confidence, measure_precisions
+from export.metrics import measure_confidence, measure_precisions, withheld_shares
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, ModelBundle
 from fetalclip_edge.machine import describe_machine
-from training.datasets import Example, hc18_examples, planes_examples
+from training.datasets import Example
 from training.release import Release, load_release
 
 __all__ = ["GateError", "export_bundle"]
@@ -70,8 +71,8 @@ def export_bundle(
     """Export, quantise, calibrate, measure and write.
 
     Args:
-        run: folder written by `training.pretrain`.
-        data: folder with `planes/` and `hc18/`.
+        run: folder written by `training.pretrain` or `training.distill`.
+        data: shards, written by `training.data`.
         out: folder of the bundle; replaced when it exists, after everything has gone well.
         name: of the bundle.
         version: of the bundle.
@@ -87,43 +88,51 @@ def export_bundle(
     """
     _check_out(out)
     release = load_release(run)
-    size = release.config.image_size
-    train = planes_examples(data, "train") + hc18_examples(data, "train")
-    learned = [example for example in train if example.group not in release.held_out]
-    held = [example for example in train if example.group in release.held_out]
-    if not held:
-        raise ValueError(f"{data} has none of the patients that {run / 'model.json'} held out")
-    validation = Frames(held, read_frames(held, size))
-    tests = planes_examples(data, "test")
-    test = Frames(tests, read_frames(tests, size))
-    more = hc18_examples(data, "test")
-    heads = Frames(more, read_frames(more, size))
+    examples = read_data(data, release.held_out)
+    validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
         console.print(f"exporting and quantising on {_CALIBRATION_FRAMES} training frames")
-        chosen = calibration_set(learned, _CALIBRATION_FRAMES, _SEED)
-        graphs = _make_graphs(release, read_frames(chosen, size), Path(work))
+        chosen = calibration_set(examples.learned, _CALIBRATION_FRAMES, _SEED)
+        graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work))
         sessions = {
             "fp32": one_thread_session(graphs.fp32),
             "int8": one_thread_session(graphs.int8),
         }
         held_embeddings = _embed_both(sessions, validation, "validation")
-        judged = measure_precisions(held_embeddings, held, release)
+        judged = measure_precisions(held_embeddings, examples.held, release)
         _gate(judged)
+        # Captions alone do not say which kind of image is which.
+        labelled = [example for example in examples.learned if example.facts.plane is not None]
         fitted = fit(
-            learned,
-            embed(sessions["int8"], read_frames(learned, size), "training images"),
-            held,
+            labelled,
+            embed(sessions["int8"], _read(labelled, release).pixels, "training images"),
+            examples.held,
             held_embeddings["int8"],
             release,
         )
-        metrics = _measure(sessions, test, heads, release, fitted)
+        metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
             **judged,
-            "measured_on": f"{len(held)} images of patients held out of training",
+            "measured_on": f"{len(examples.held)} images of patients held out of training",
         }
-        _write(release, graphs.int8, fitted, metrics, out, name=name, version=version)
+        manifest = describe(
+            release,
+            examples,
+            fitted.temperatures,
+            {"domain_distance": fitted.domain_distance},
+            metrics,
+            graph=GRAPH,
+            name=name,
+            version=version,
+        )
+        _write(release, graphs.int8, fitted, manifest, out)
     return metrics
+
+
+def _read(examples: list[Example], release: Release) -> Frames:
+    spec = release.preprocess
+    return Frames(examples, read_frames(examples, spec.size, spec.interpolation))
 
 
 def _check_out(out: Path) -> None:
@@ -157,23 +166,26 @@ def _embed_both(
 
 def _measure(
     sessions: dict[str, ort.InferenceSession],
-    test: Frames,
-    heads: Frames,
+    examples: BundleData,
     release: Release,
     fitted: Fitted,
 ) -> dict[str, Any]:
     """Accuracy, confidence and speed of both precisions on the test patients."""
+    test = _read(examples.tests, release)
     embeddings = _embed_both(sessions, test, "test")
     metrics = measure_precisions(embeddings, test.examples, release)
     metrics["int8"] |= measure_confidence(embeddings["int8"], test.examples, release, fitted)
-    of_heads = embed(sessions["int8"], heads.pixels, "test, heads")
-    metrics["heads"] = {
-        **measure_confidence(of_heads, heads.examples, release, fitted)["withheld"]["brain"],
-        "measured_on": "test images of HC18",
-    }
+    if examples.heads:
+        heads = _read(examples.heads, release)
+        of_heads = embed(sessions["int8"], heads.pixels, "test, heads")
+        metrics["heads"] = {
+            **measure_confidence(of_heads, heads.examples, release, fitted)["withheld"]["brain"],
+            "measured_on": "test images of HC18",
+        }
+    layout = next(name for name in examples.layouts if name.endswith("FETAL_PLANES_DB"))
     metrics["measured_on"] = (
         f"{len(test.examples)} images of {len({e.group for e in test.examples})} test patients "
-        "of the FETAL_PLANES_DB subset; F1 over those of abdomen, brain, femur and thorax"
+        f"of the {layout}; F1 over those of abdomen, brain, femur and thorax"
     )
     metrics["latency_ms_one_thread"] = paired_latency(sessions, test.pixels, _TIMING_ROUNDS)
     processor = describe_machine()["processor"]
@@ -193,14 +205,7 @@ def _gate(metrics: dict[str, Any]) -> None:
 
 
 def _write(
-    release: Release,
-    graph: Path,
-    fitted: Fitted,
-    metrics: dict[str, Any],
-    out: Path,
-    *,
-    name: str,
-    version: str,
+    release: Release, graph: Path, fitted: Fitted, manifest: dict[str, Any], out: Path
 ) -> None:
     """Write into a folder beside `out`, check it, and put it in place.
 
@@ -213,15 +218,6 @@ def _write(
         shutil.copy(graph, new / GRAPH)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
         (new / "domain.safetensors").write_bytes(encode_arrays(asdict(fitted.domain)))
-        manifest = describe(
-            release,
-            fitted.temperatures,
-            {"domain_distance": fitted.domain_distance},
-            metrics,
-            graph=GRAPH,
-            name=name,
-            version=version,
-        )
         (new / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
         ModelBundle.load(new)
@@ -256,17 +252,15 @@ def report(metrics: dict[str, Any], console: Console) -> None:
     for task in ("planes", "brain_planes"):
         error = int8[f"{task}_expected_calibration_error"]
         table.add_row(f"{task.replace('_', ' ')}, calibration error", "", f"{error:.4f}")
-    for plane, withheld in {**int8["withheld"], "heads of HC18": metrics["heads"]}.items():
+    for plane, withheld in withheld_shares(metrics).items():
         table.add_row(f"  {plane}, withheld", "", f"{withheld['images']} of {withheld['of']}")
     console.print(table)
 
 
 def main(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by training.pretrain")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by training")],
     out: Annotated[Path, typer.Option(help="folder of the bundle to write")],
-    data: Annotated[Path, typer.Option(help="folder with planes/ and hc18/")] = Path(
-        "../shared/data"
-    ),
+    data: Annotated[Path, typer.Option(help="shards, written by training.data")],
     name: Annotated[str, typer.Option(help="name of the bundle")] = "fetalclip-edge-first-light",
     version: Annotated[str, typer.Option(help="version of the bundle")] = "0.1.0",
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from calibration.confidence import fit_temperature
 from calibration.domain import DomainModel, distance_threshold, fit_domain
+from export.examples import data_set
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
 from training.release import Release
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["Fitted", "data_set", "fit"]
+__all__ = ["Fitted", "fit"]
 
 _ACCEPTANCE = 0.95
 
@@ -48,9 +49,9 @@ def fit(
     which lies farthest out, so that an easy one in the mix does not make it strict.
 
     Args:
-        learned: images the model learned from.
+        learned: images the model learned from, labelled with a plane.
         learned_embeddings: `(N, D)`, theirs, by the INT8 graph.
-        held: images of the patients held out.
+        held: images of the patients held out, labelled likewise.
         held_embeddings: `(M, D)`, theirs, likewise.
         release: the trained model, for its prompts.
     """
@@ -79,8 +80,3 @@ def fit(
             for name in np.unique(sets[sets != ""])
         ),
     )
-
-
-def data_set(example: Example) -> str:
-    """The data set that an example is from, which its group begins with."""
-    return example.group.partition("/")[0]

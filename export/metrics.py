@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from training.datasets import Example
 from training.release import Release
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["measure_confidence", "measure_precisions"]
+__all__ = ["measure_confidence", "measure_precisions", "withheld_shares"]
 
 Embeddings = NDArray[np.float32]
 
@@ -55,7 +55,7 @@ def measure_confidence(
         release: the trained model, for its prompts.
         fitted: temperatures, domain and threshold.
     """
-    planes = np.array([example.facts.plane for example in examples])
+    planes = np.array([example.facts.plane or "" for example in examples])
     parts = np.array([example.facts.brain_plane or "" for example in examples])
     outside = fitted.domain.distances(embeddings) > fitted.domain_distance
 
@@ -75,3 +75,12 @@ def measure_confidence(
             if plane in planes
         },
     }
+
+
+def withheld_shares(metrics: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """What was looked at -> how many "images" were withheld, "of" how many.
+
+    Heads of HC18 are there where the test split has them.
+    """
+    heads = {"heads of HC18": metrics["heads"]} if "heads" in metrics else {}
+    return {**metrics["int8"]["withheld"], **heads}
