@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -15,124 +14,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 import typer
-from PIL import Image
 from rich.console import Console
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score
 
 import export.bundle as exporter
 import fetalclip_edge as fe
-from calibration.frames import read_frames
 from export.bundle import GateError, export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, BundleIntegrityError
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
-from training.datasets import Example, hc18_examples, planes_examples
-from training.facts import Facts
-from training.models import DualEncoder, ModelConfig
-from training.release import load_release, save_release
+from training.datasets import Example
+from training.release import load_release
+from training.shards import read_examples
 
 SCORED = ("abdomen", "brain", "femur", "thorax")
-KINDS = [
-    ("Fetal abdomen", ""),
-    ("Fetal femur", ""),
-    ("Fetal thorax", ""),
-    ("Maternal cervix", ""),
-    ("Other", ""),
-    ("Fetal brain", "Trans-thalamic"),
-    ("Fetal brain", "Trans-cerebellum"),
-    ("Fetal brain", "Trans-ventricular"),
-]
-HELD_PATIENTS, TEST_PATIENTS = range(24, 28), range(28, 32)
-HELD_HEADS, HEADS = range(100, 105), 110
-
-
-def stripes(kind: int, rng: np.random.Generator) -> Image.Image:
-    """Waves in the direction of their kind, at any phase, with some noise."""
-    y, x = np.mgrid[:48, :64] / 64
-    angle = np.pi * kind / 9
-    wave = np.sin(40 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * np.pi))
-    return Image.fromarray((128 + 90 * wave + rng.normal(0, 8, wave.shape)).astype(np.uint8))
-
-
-def noise(rng: np.random.Generator) -> Image.Image:
-    return Image.fromarray(rng.integers(0, 256, (48, 64)).astype(np.uint8))
-
-
-def write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One picture of every kind of 32 patients, and 110 heads, in the layout of the real data.
-
-    Test patients show noise in place of `Other`, which a model should take for strange.
-    """
-    root, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
-    for name in ("planes", "hc18"):
-        (root / name / "images").mkdir(parents=True)
-    planes: list[dict[str, object]] = []
-    for patient in range(32):
-        for kind, (plane, part) in enumerate(KINDS):
-            file = f"images/p{patient}_{kind}.png"
-            split = "test" if patient in TEST_PATIENTS else "train"
-            strange = split == "test" and plane == "Other"
-            picture = noise(rng) if strange else stripes(kind, rng)
-            picture.save(root / "planes" / file)
-            row = {"file": file, "patient": patient, "plane": plane, "brain_plane": part}
-            planes.append({**row, "split": split})
-    write_table(root / "planes" / "labels.csv", planes)
-    heads: list[dict[str, object]] = []
-    for subject in range(HEADS + 4):
-        file = f"images/h{subject}.png"
-        stripes(8, rng).save(root / "hc18" / file)
-        row = {"file": file, "subject": subject, "head_circumference_mm": 200}
-        split = "train" if subject < HEADS else "test"
-        heads.append({**row, "pixel_size_mm": 0.2, "split": split})
-    write_table(root / "hc18" / "labels.csv", heads)
-    return root
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
-    """ImageNet's features, projected by ridge regression to one axis for every class."""
-    folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    config = ModelConfig(image_size=64, embed_dim=16, text_width=32, text_heads=2, text_layers=1)
-    model = DualEncoder(config).eval()
-    model.image.load_imagenet()
-    held = [f"planes/{i}" for i in HELD_PATIENTS] + [f"hc18/{i}" for i in HELD_HEADS]
-    every = planes_examples(drawn, "train") + hc18_examples(drawn, "train")
-    learned = [e for e in every if e.group not in held]
-    grey = torch.from_numpy(read_frames(learned, 64)).float()
-    with torch.no_grad():
-        features = model.image.backbone((grey - 127) / 128).double()
-        wanted = torch.from_numpy(np.stack([axes(e.facts) for e in learned])).double()
-        inner = features @ features.T
-        ridge = inner + 0.01 * inner.diagonal().mean() * torch.eye(len(learned))
-        model.image.projection.weight.copy_((features.T @ torch.linalg.solve(ridge, wanted)).T)
-    save_release(folder, model, {"planes_f1": 0.5}, held)
-    planes = np.stack([axes(Facts(plane)) for plane in PLANES])
-    brain = np.stack([axes(Facts("brain", part)) for part in BRAIN_PLANES])
-    save_file({"planes": planes, "brain_planes": brain}, folder / "prompts.safetensors")
-    return folder
-
-
-def axes(facts: Facts) -> np.ndarray:
-    """An axis for the plane and one for the sub-plane, of unit length together."""
-    row = np.zeros(16, np.float32)
-    row[PLANES.index(facts.plane)] = 1
-    if facts.brain_plane is not None:
-        row[len(PLANES) + BRAIN_PLANES.index(facts.brain_plane)] = 0.7
-    unit: np.ndarray = row / np.linalg.norm(row)
-    return unit
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +71,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def embeddings(model: fe.Model, examples: list[Example]) -> np.ndarray:
-    rows: np.ndarray = model.embed([np.asarray(Image.open(e.path)) for e in examples])
+    rows: np.ndarray = model.embed([np.asarray(e.open()) for e in examples])
     return rows.astype(np.float64)
 
 
 def held_out(drawn: Path, run: Path) -> list[Example]:
     groups = load_release(run).held_out
-    every = planes_examples(drawn, "train") + hc18_examples(drawn, "train")
-    return [example for example in every if example.group in groups]
+    return [e for e in read_examples(drawn, "train") if e.group in groups]
 
 
 def test_the_command_writes_a_bundle_that_the_sdk_accepts(bundle: Path) -> None:
@@ -230,9 +127,9 @@ def test_standard_output_holds_the_metrics_of_the_manifest_and_no_more(
 
 def test_the_metrics_are_what_the_sdk_finds_on_the_test_patients(bundle: Path, drawn: Path) -> None:
     metrics = json.loads((bundle / "manifest.json").read_text())["metrics"]
-    tests = planes_examples(drawn, "test")
+    tests = [e for e in read_examples(drawn, "test") if e.group.startswith("planes/")]
     model = fe.load(bundle)
-    results = [model.analyze(np.asarray(Image.open(e.path))) for e in tests]
+    results = [model.analyze(np.asarray(e.open())) for e in tests]
     answers = [max(r.plane.scores, key=r.plane.scores.__getitem__) for r in results]
     scored = [
         (e.facts.plane, a) for e, a in zip(tests, answers, strict=True) if e.facts.plane in SCORED
@@ -292,12 +189,9 @@ def test_the_domain_is_fitted_to_learned_patients_alone(
     bundle: Path, drawn: Path, run: Path
 ) -> None:
     groups = load_release(run).held_out
-    heads = [e for e in hc18_examples(drawn, "train") if e.group not in groups]
-    femurs = [
-        e
-        for e in planes_examples(drawn, "train")
-        if e.facts.plane == "femur" and e.group not in groups
-    ]
+    learned = [e for e in read_examples(drawn, "train") if e.group not in groups]
+    heads = [e for e in learned if e.group.startswith("hc18/")]
+    femurs = [e for e in learned if e.facts.plane == "femur"]
     model, means = fe.load(bundle), load_file(bundle / "domain.safetensors")["means"]
     assert means.shape == (9, 16)  # eight kinds of plane, and heads of HC18
     for examples in (heads, femurs):
@@ -460,7 +354,7 @@ def test_input_that_is_not_there_ends_the_command_with_code_2(
 ) -> None:
     for folder, data, told in (
         (tmp_path, drawn, "model.json"),
-        (run, tmp_path, "labels.csv"),
+        (run, tmp_path, "python -m training.data"),
     ):
         with pytest.raises(typer.Exit) as exit_:
             main(folder, tmp_path / "out", data)
