@@ -81,7 +81,8 @@ class _Dice:
 
     def uniform(self, low: float, high: float) -> Tensor:
         """`(N, 1, 1, 1)` numbers between `low` and `high`."""
-        return (low + (high - low) * next(self._columns)).view(-1, 1, 1, 1)
+        column: Tensor = next(self._columns)
+        return (low + (high - low) * column).view(-1, 1, 1, 1)
 
     def chance(self, probability: float) -> Tensor:
         """`(N, 1, 1, 1)` of 1 with that probability, else 0."""

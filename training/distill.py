@@ -8,7 +8,6 @@ many students it teaches. Checkpoints, logs and several processes are as in `tra
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 
 from training.config import ExperimentConfig, load_config
-from training.models import PUBLISHED, DualEncoder
+from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
 from training.release import Origin, save_release
 from training.session import Run, load_validation, start_accelerator, train_and_validation
@@ -34,7 +33,8 @@ def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
     configuration says.
     """
     torch.manual_seed(config.seed)  # the same first weights in every process
-    shape = replace(config.model, embed_dim=teacher.embed_dim, **teacher.text_shape)
+    own = config.model.to_dict()
+    shape = ModelConfig(**{**own, **teacher.text_shape, "embed_dim": teacher.embed_dim})
     student = DualEncoder(shape, text=FrozenText(teacher.text))
     student.image.load_imagenet()
     return student

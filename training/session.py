@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import TaskID
@@ -78,7 +79,12 @@ def validate(model: DualEncoder, validation: Validation) -> dict[str, float]:
 
 def start_accelerator(config: ExperimentConfig, out: Path) -> Accelerator:
     """One process's part of the run, as `accelerate launch` or torchrun started it."""
-    return Accelerator(mixed_precision=config.precision, log_with="tensorboard", project_dir=out)
+    return Accelerator(
+        mixed_precision=config.precision,
+        log_with="tensorboard",
+        project_dir=out,
+        cpu=not torch.accelerator.is_available(),  # else processes under torchrun stay strangers
+    )
 
 
 class Run:

@@ -102,8 +102,8 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
 class TeacherCache:
     """Embeddings of `(image, view)`, computed when first asked for and kept.
 
-    One file a shard, half precision, NaN where nothing has been computed. A shard belongs to one
-    process, so no two write the same file. The folder's name holds all that the embeddings depend
+    One file a shard, half precision, NaN where nothing has been computed. Runs side by side may
+    share the files, since all write the same numbers at the same places. The folder's name holds all that the embeddings depend
     on: the teacher, the seed and number of the views, and the canvas.
 
     Args:
@@ -159,7 +159,7 @@ class TeacherCache:
 
     def embeddings(self, images: Images, draws: Sequence[Draw]) -> Tensor:
         """The teacher's embeddings of some views, float32 `(N, D)`, L2-normalised."""
-        missing = [draw for draw in dict.fromkeys(draws) if np.isnan(self._kept(draw)[0])]
+        missing = [draw for draw in dict.fromkeys(draws) if np.isnan(self._kept(draw)).any()]
         for start in range(0, len(missing), _BATCH):
             self._compute(images, missing[start : start + _BATCH])
         rows = np.stack([self._kept(draw) for draw in draws]).astype(np.float32)

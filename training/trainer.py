@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,16 @@ class Trainer:
 
     def _pairs(self, images: Tensor, captions: Tensor, scale: Tensor) -> Pairs:
         if self.accelerator.num_processes > 1:
-            images, captions = gather_features(
-                images,
-                captions,
-                gather_with_grad=True,
-                rank=self.accelerator.process_index,
-                world_size=self.accelerator.num_processes,
-            )
+            with warnings.catch_warnings():
+                # open_clip 3 calls what torch 2.13 has begun to deprecate.
+                warnings.simplefilter("ignore", FutureWarning)
+                images, captions = gather_features(
+                    images,
+                    captions,
+                    gather_with_grad=True,
+                    rank=self.accelerator.process_index,
+                    world_size=self.accelerator.num_processes,
+                )
         return Pairs(images, captions, scale)
 
     def _gather(self, batch: Batch) -> Known:

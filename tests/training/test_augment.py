@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.augment import augment, resize_all
+from training.augment import draw_views, resize_all
 
 
 def disc(side: int, radius: float, count: int = 1) -> Tensor:
@@ -16,13 +16,17 @@ def disc(side: int, radius: float, count: int = 1) -> Tensor:
     return torch.from_numpy(np.repeat(picture[None, None], count, axis=0))
 
 
+def augment(images: Tensor, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return draw_views(images, [("image", number) for number in range(len(images))], size, seed)
+
+
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def test_a_zoom_above_one_makes_the_anatomy_larger_by_as_much() -> None:
     side, size, radius = 192, 128, 30
-    views, zoom = augment(disc(side, radius, 300), size, rng())
+    views, zoom = augment(disc(side, radius, 300), size)
     # Geometry keeps areas but for the zoom, also under rotation and aspect.
     seen = torch.sqrt((views > 10).sum(dim=(1, 2, 3)) / torch.pi) / (radius * size / side)
     ratio = seen / zoom
@@ -35,7 +39,7 @@ def test_a_zoom_above_one_makes_the_anatomy_larger_by_as_much() -> None:
 
 def test_views_are_grey_levels_of_the_size_asked_for() -> None:
     noise = torch.randint(0, 256, (6, 1, 64, 64), generator=rng(1), dtype=torch.uint8)
-    views, zoom = augment(noise, 32, rng())
+    views, zoom = augment(noise, 32)
     assert views.shape == (6, 1, 32, 32)
     assert views.dtype == torch.float32
     assert zoom.shape == (6,)
@@ -46,28 +50,52 @@ def test_views_are_grey_levels_of_the_size_asked_for() -> None:
 
 def test_a_seed_gives_the_same_views_again_and_another_seed_others() -> None:
     noise = torch.randint(0, 256, (4, 1, 64, 64), generator=rng(1), dtype=torch.uint8)
-    once, again, other = (augment(noise, 32, rng(seed)) for seed in (3, 3, 4))
+    once, again, other = (augment(noise, 32, seed) for seed in (3, 3, 4))
     assert torch.equal(once[0], again[0])
     assert torch.equal(once[1], again[1])
     assert not torch.equal(once[0], other[0])
 
 
+def test_a_view_follows_from_name_and_number_whatever_is_drawn_beside_it() -> None:
+    noise = torch.randint(0, 256, (4, 1, 64, 64), generator=rng(1), dtype=torch.uint8)
+    keys = [("a", 0), ("b", 0), ("a", 1), ("b", 7)]
+    together, zooms = draw_views(noise, keys, 32, seed=0)
+    alone, zoom = draw_views(noise[3:], [("b", 7)], 32, seed=0)
+    torch.testing.assert_close(alone[0], together[3])
+    assert zoom[0] == zooms[3]
+    assert len(set(zooms.tolist())) == 4
+
+
+def test_a_view_is_the_same_at_every_size() -> None:
+    # A smooth picture, so that sizes differ by little but their sampling.
+    y, x = np.mgrid[:192, :192] / 191
+    picture = (127 + 100 * np.sin(3 * x + 1) * np.cos(4 * y)).astype(np.uint8)
+    images = torch.from_numpy(np.repeat(picture[None, None], 40, axis=0))
+    (small, zooms), (large, same) = augment(images, 64), augment(images, 128)
+    assert torch.equal(zooms, same)
+    shrunk = torch.nn.functional.avg_pool2d(large, 2)
+    difference = (small - shrunk).abs().flatten(1)
+    assert float(difference.median()) < 4
+    # Other views of the same picture are far apart.
+    assert float((small - small.roll(1, dims=0)).abs().flatten(1).median()) > 15
+
+
 def test_the_images_in_memory_are_left_alone() -> None:
     images = disc(64, 20, 3)
     before = images.clone()
-    augment(images, 64, rng())
+    augment(images, 64)
     assert torch.equal(images, before)
 
 
 def test_black_stays_black() -> None:
-    views, _ = augment(torch.zeros((50, 1, 64, 64), dtype=torch.uint8), 64, rng())
+    views, _ = augment(torch.zeros((50, 1, 64, 64), dtype=torch.uint8), 64)
     assert float(views.max()) <= 0.02 * 255 + 1e-4
 
 
 def test_the_probe_stays_above() -> None:
     images = torch.zeros((200, 1, 96, 96), dtype=torch.uint8)
     images[:, :, 8:24, 40:56] = 255
-    views, _ = augment(images, 96, rng())
+    views, _ = augment(images, 96)
     rows = torch.arange(96.0).view(1, 1, -1, 1)
     light = torch.where(views > 20, views, torch.zeros(()))
     seen = light.sum(dim=(1, 2, 3)) > 0
@@ -79,7 +107,7 @@ def test_the_probe_stays_above() -> None:
 def test_some_views_are_mirrored_and_some_are_not() -> None:
     images = torch.zeros((100, 1, 96, 96), dtype=torch.uint8)
     images[:, :, 40:56, 4:32] = 255
-    views, _ = augment(images, 96, rng())
+    views, _ = augment(images, 96)
     left, right = views[..., :48].sum(dim=(1, 2, 3)), views[..., 48:].sum(dim=(1, 2, 3))
     assert 20 < int((left < right).sum()) < 80
 

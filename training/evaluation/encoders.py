@@ -108,7 +108,8 @@ class Encoder(ABC):
             if stored.sha256 == prompts.sha256:
                 return embeddings
         means = self.mean_embeddings(prompts)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        normalised: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return normalised
 
     def mean_embeddings(self, prompts: PromptSet) -> Embeddings:
         """The plain mean of each class's sentence embeddings `(classes, D)`.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from training.evaluation.probes import Samples
+from training.evaluation.probes import Samples, check_splits
 
 __all__ = ["SHOTS", "draw_shots", "few_shot_curve"]
 
@@ -48,7 +48,11 @@ def few_shot_curve(train: Samples, test: Samples) -> dict[str, Any]:
     Returns:
         For every number of shots the mean, standard deviation, lowest and highest macro-F1; and
         the numbers for which a class has too few training images.
+
+    Raises:
+        NotMeasurableError, ValueError: as `training.evaluation.probes.check_splits`.
     """
+    check_splits(train, test)
     scarcest = min(int((train.labels == name).sum()) for name in np.unique(train.labels))
     classes = [str(name) for name in np.unique(train.labels)]
     points = []

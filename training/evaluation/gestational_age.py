@@ -88,7 +88,9 @@ def _days(prompts: PromptSet) -> list[int]:
     try:
         return [int(label) for label in prompts.labels]
     except ValueError as error:
-        raise ValueError(f"the classes of {prompts.version} must be ages in days: {error}") from None
+        raise ValueError(
+            f"the classes of {prompts.version} must be ages in days: {error}"
+        ) from None
 
 
 def is_valid(days: int, head_circumference_mm: float) -> bool:
@@ -114,8 +116,8 @@ def measure_ages(days: NDArray[np.int64], examples: Sequence[Example]) -> dict[s
     """
     sizes = np.array([example.head_circumference_mm for example in examples], dtype=np.float64)
     low, high = SCORED_MM
-    kept = np.flatnonzero((low <= sizes) & (sizes <= high))
-    if not len(kept):
+    kept = [row for row, size in enumerate(sizes) if low <= size <= high]
+    if not kept:
         raise ValueError(f"no head has a circumference of {low:g} to {high:g} mm")
     valid = np.array([is_valid(int(days[i]), float(sizes[i])) for i in kept])
     patients = [examples[i].group for i in kept]

@@ -55,9 +55,7 @@ def embedding_map(embeddings: Embeddings) -> NDArray[np.float32]:
     return places
 
 
-def draw_map(
-    places: NDArray[np.float32], columns: Mapping[str, Sequence[str]], path: Path
-) -> None:
+def draw_map(places: NDArray[np.float32], columns: Mapping[str, Sequence[str]], path: Path) -> None:
     """Draw a map once for each way of colouring it.
 
     Args:
@@ -106,22 +104,28 @@ def draw_few_shot(
             label = f"{title}, zero-shot"
             axis.axhline(zero_shot[title], color=_COLOURS[i], linestyle="--", label=label)
     axis.set_xscale("log", base=2)
+    shots = sorted({point["shots"] for curve in curves.values() for point in curve["points"]})
+    axis.set_xticks(shots, [str(number) for number in shots])
     axis.set(xlabel="labelled images per class", ylabel="macro-F1, mean and spread of draws")
     axis.legend(fontsize=8)
     save(figure, path)
 
 
-def draw_ages(
-    circumferences_mm: Sequence[float], days: Sequence[int], valid: Sequence[bool], path: Path
-) -> None:
-    """Draw estimated ages by true circumference, over the WHO chart."""
+def draw_ages(estimates: Sequence[tuple[int, float, bool]], path: Path) -> None:
+    """Draw estimated ages by true circumference, over the WHO chart.
+
+    Args:
+        estimates: of each head the days, the true circumference in mm, and whether they agree.
+        path: of the PNG.
+    """
     chart = np.arange(MIN_DAYS, MAX_DAYS + 1)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axis = figure.subplots()
     for quantile, style in ((0.025, "--"), (0.5, "-"), (0.975, "--")):
         mm = [head_circumference_quantile(float(day), quantile) for day in chart]
         axis.plot(mm, chart, color="black", linestyle=style, linewidth=1)
-    sizes, ages, good = np.array(circumferences_mm), np.array(days), np.array(valid)
+    ages, sizes = (np.array([estimate[i] for estimate in estimates]) for i in range(2))
+    good = np.array([estimate[2] for estimate in estimates])
     for chosen, colour, label in ((good, _COLOURS[0], "valid"), (~good, _COLOURS[1], "not valid")):
         shown = f"{label} ({int(chosen.sum())})"
         axis.scatter(sizes[chosen], ages[chosen], s=14, c=colour, label=shown, linewidths=0)

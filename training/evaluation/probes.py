@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from training.evaluation.encoders import Embeddings, NotMeasurableError
 from training.evaluation.intervals import patient_bootstrap
 
-__all__ = ["Samples", "fit_probe", "measure_probe"]
+__all__ = ["Samples", "check_splits", "fit_probe", "measure_probe"]
 
 _STRENGTHS = tuple(10.0**power for power in range(-5, 2))
 _FALLBACK = 1e-2
@@ -58,15 +58,8 @@ def fit_probe(train: Samples) -> tuple[Pipeline, dict[str, Any]]:
 
     Returns:
         The fitted probe, and how it was chosen.
-
-    Raises:
-        NotMeasurableError: there are fewer than two classes.
     """
     classes = np.unique(train.labels)
-    if len(classes) < 2:
-        raise NotMeasurableError(
-            f"a probe needs at least two classes among the training images, not {list(classes)}"
-        )
     patients = {str(c): len(np.unique(train.groups[train.labels == c])) for c in classes}
     folds = min(_FOLDS, *patients.values())
     if folds < 2:
@@ -89,6 +82,28 @@ def fit_probe(train: Samples) -> tuple[Pipeline, dict[str, Any]]:
     }
 
 
+def check_splits(train: Samples, test: Samples) -> None:
+    """What must hold before anything is fitted.
+
+    Raises:
+        NotMeasurableError: there are fewer than two classes to learn, nothing to score, or the
+            test holds a class that training lacks.
+        ValueError: a patient is in both.
+    """
+    if not len(test.labels):
+        raise NotMeasurableError("there are no test images to score a probe on")
+    if both := set(train.groups) & set(test.groups):
+        raise ValueError(f"{len(both)} patients are in both splits, the first is {min(both)}")
+    if unknown := set(test.labels) - set(train.labels):
+        raise NotMeasurableError(
+            f"the test split has classes without training images: {', '.join(sorted(unknown))}"
+        )
+    if len(classes := np.unique(train.labels)) < 2:
+        raise NotMeasurableError(
+            f"a probe needs at least two classes among the training images, not {len(classes)}"
+        )
+
+
 def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
     """Fit on the training samples alone, score on the others.
 
@@ -97,15 +112,9 @@ def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
         with 95 % intervals by patient; F1 of each class; the regularisation.
 
     Raises:
-        NotMeasurableError: there are fewer than two classes, or nothing to score.
-        ValueError: a patient is in both, or the test holds a class that training lacks.
+        NotMeasurableError, ValueError: as `check_splits`.
     """
-    if not len(test.labels):
-        raise NotMeasurableError("there are no test images to score a probe on")
-    if both := set(train.groups) & set(test.groups):
-        raise ValueError(f"{len(both)} patients are in both splits, the first is {min(both)}")
-    if unknown := set(test.labels) - set(train.labels):
-        raise ValueError(f"the test split has classes without training images: {sorted(unknown)}")
+    check_splits(train, test)
     probe, chosen = fit_probe(train)
     classes = [str(name) for name in probe.classes_]
     found = probe.predict(test.features)
@@ -123,7 +132,11 @@ def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
     values = figures(np.ones(len(test.labels)))
     intervals = patient_bootstrap(figures, test.groups).tolist()
     names = ["macro_f1", "accuracy", *(["auroc"] if second is not None else [])]
-    report: dict[str, Any] = {"classes": classes, **_counts("train", train), **_counts("test", test)}
+    report: dict[str, Any] = {
+        "classes": classes,
+        **_counts("train", train),
+        **_counts("test", test),
+    }
     for i, name in enumerate(names):
         report[name] = None if np.isnan(values[i]) else float(values[i])
         report[f"{name}_interval"] = None if np.isnan(values[i]) else intervals[i]

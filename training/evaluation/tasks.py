@@ -124,8 +124,7 @@ class Evaluation:
         rows = [
             row
             for row, example in enumerate(test)
-            if example.head_circumference_mm is not None
-            and example.facts.pixel_size_mm is not None
+            if example.head_circumference_mm is not None and example.facts.pixel_size_mm is not None
         ]
         heads = [test[row] for row in rows]
         low, high = SCORED_MM
@@ -143,12 +142,10 @@ class Evaluation:
             self._encoder,
         )
         measured = measure_ages(days, heads)
-        circumferences = [float(head.head_circumference_mm or 0) for head in heads]
-        valid = [is_valid(int(d), mm) for d, mm in zip(days, circumferences, strict=True)]
-        self._draw("gestational_age.png", False)
-        draw_ages(
-            circumferences, days.tolist(), valid, self._pictures / "gestational_age.png"
-        )
+        pairs = zip(days.tolist(), [head.head_circumference_mm or 0 for head in heads], strict=True)
+        shown = [(day, mm, is_valid(day, mm)) for day, mm in pairs if low <= mm <= high]
+        self._results.pictures["gestational_age.png"] = False
+        draw_ages(shown, self._pictures / "gestational_age.png")
         described = _describe(gestational_age_prompts() if own is None else own)
         return {**measured, "prompts": described}
 
@@ -158,7 +155,9 @@ class Evaluation:
         reasons = {}
         for task in _SCORED:
             try:
-                found[task] = measure_probe(self._samples("train", task), self._samples("test", task))
+                found[task] = measure_probe(
+                    self._samples("train", task), self._samples("test", task)
+                )
             except NotMeasurableError as error:
                 reasons[task] = str(error)
         for table in self._tables:
@@ -180,7 +179,7 @@ class Evaluation:
         }
         measured = self._results.tasks
         flat = {task: measured[task]["macro_f1"] for task in _SCORED if task in measured}
-        self._draw("few_shot.png", False)
+        self._results.pictures["few_shot.png"] = False
         draw_few_shot(curves, flat, self._pictures / "few_shot.png")
         return curves
 
@@ -193,7 +192,7 @@ class Evaluation:
             "planes": [example.facts.plane or "" for example in examples],
             "brain sub-planes": [_label(example, "brain_planes") or "" for example in examples],
         }
-        self._draw("embedding_map.png", False)
+        self._results.pictures["embedding_map.png"] = False
         draw_map(places, columns, self._pictures / "embedding_map.png")
         return {"images": len(rows), "method": "UMAP, cosine, 15 neighbours, seed 42"}
 
@@ -221,7 +220,7 @@ class Evaluation:
                     images.append(Shown(levels[0, 0], weights, title))
             file = f"activation_{task}.png"
             draw_activations(images, self._pictures / file)
-            self._draw(file, True)
+            self._results.pictures[file] = True
             drawn[task] = {"images": len(images), "towards": "the class that is answered"}
         return drawn
 
@@ -235,9 +234,7 @@ class Evaluation:
 
     def _embed(self, split: str) -> Embeddings:
         if split not in self._embedded:
-            self._embedded[split] = self._encoder.embed(
-                self._examples[split], f"images of {split}"
-            )
+            self._embedded[split] = self._encoder.embed(self._examples[split], f"images of {split}")
         return self._embedded[split]
 
     def _labelled(self, split: str, task: str) -> list[int]:
@@ -260,9 +257,6 @@ class Evaluation:
             np.array([_label(example, task) for example in examples], dtype=str),
             np.array([example.group for example in examples], dtype=str),
         )
-
-    def _draw(self, file: str, shows_images: bool) -> None:
-        self._results.pictures[file] = shows_images
 
 
 TASKS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {

@@ -49,8 +49,8 @@ def measure_recognition(
     """
     if missing := [name for name in scored if name not in labels]:
         raise ValueError(f"the prompts lack the classes {', '.join(missing)}")
-    kept = np.flatnonzero(np.isin(np.array([t or "" for t in truth]), list(scored)))
-    if not len(kept):
+    kept = [row for row, name in enumerate(truth) if name in scored]
+    if not kept:
         raise ValueError(f"no image is labelled with any of {', '.join(scored)}")
     index = {name: i for i, name in enumerate(labels)}
     right = np.array([index[str(truth[i])] for i in kept])
