@@ -78,7 +78,9 @@ def activation_map(
         with torch.enable_grad():
             embedding = tower(pixels)[0]
             similarity = embedding @ torch.from_numpy(prompt).to(embedding)
-            gradients = torch.autograd.grad(similarity, outputs, allow_unused=True)
+            gradients = (
+                torch.autograd.grad(similarity, outputs, allow_unused=True) if outputs else ()
+            )
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.evaluation.encoders import Embeddings, NotMeasurableError
 from training.evaluation.intervals import patient_bootstrap
+from training.evaluation.scores import score
 
 __all__ = ["Samples", "check_splits", "fit_probe", "measure_probe"]
 
@@ -117,17 +118,17 @@ def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
     check_splits(train, test)
     probe, chosen = fit_probe(train)
     classes = [str(name) for name in probe.classes_]
-    found = probe.predict(test.features)
+    # As numbers: texts make each of the many scores of the bootstrap slow.
+    right = np.searchsorted(probe.classes_, test.labels)
+    found = np.searchsorted(probe.classes_, probe.predict(test.features))
     second = probe.predict_proba(test.features)[:, 1] if len(classes) == 2 else None
 
     def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        each = f1_score(
-            test.labels, found, labels=classes, average=None, zero_division=0, sample_weight=weights
-        )
-        values = [each.mean(), accuracy_score(test.labels, found, sample_weight=weights)]
+        scores = score(right, found, range(len(classes)), weights)
+        values = [scores.macro_f1, scores.accuracy]
         if second is not None:
-            values.append(_auroc(test.labels == classes[1], second, weights))
-        return np.array([*values, *each])
+            values.append(_auroc(right == 1, second, weights))
+        return np.array([*values, *scores.f1])
 
     values = figures(np.ones(len(test.labels)))
     intervals = patient_bootstrap(figures, test.groups).tolist()

@@ -7,15 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    recall_score,
-    top_k_accuracy_score,
-)
+from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from training.evaluation.intervals import patient_bootstrap
+from training.evaluation.scores import score
 
 __all__ = ["measure_recognition"]
 
@@ -59,28 +54,21 @@ def measure_recognition(
     patients = np.array([groups[i] for i in kept])
     classes = [index[name] for name in scored]
 
-    def each_f1(weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = f1_score(
-            right, found, labels=classes, average=None, zero_division=0, sample_weight=weights
-        )
-        return values
-
     def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        f1 = each_f1(weights)
-        return np.array([f1.mean(), accuracy_score(right, found, sample_weight=weights), *f1])
+        drawn = score(right, found, classes, weights)
+        return np.array([drawn.macro_f1, drawn.accuracy, *drawn.f1])
 
-    f1 = each_f1()
+    once = score(right, found, classes)
     intervals = patient_bootstrap(figures, patients).tolist()
-    recall = recall_score(right, found, labels=classes, average=None, zero_division=0)
     confusion = confusion_matrix(right, found, labels=range(len(labels)))
     return {
         "images": len(kept),
         "patients": len(set(patients)),
         "scored": list(scored),
         "candidates": list(labels),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": once.macro_f1,
         "macro_f1_interval": intervals[0],
-        "accuracy": float(accuracy_score(right, found)),
+        "accuracy": once.accuracy,
         "accuracy_interval": intervals[1],
         "balanced_accuracy": float(
             accuracy_score(right, found, sample_weight=_class_weights(right))
@@ -89,9 +77,9 @@ def measure_recognition(
         "classes": {
             name: {
                 "images": int((right == index[name]).sum()),
-                "f1": float(f1[i]),
+                "f1": float(once.f1[i]),
                 "f1_interval": intervals[2 + i],
-                "recall": float(recall[i]),
+                "recall": float(once.recall[i]),
             }
             for i, name in enumerate(scored)
         },

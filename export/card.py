@@ -1,0 +1,242 @@
+"""The model card, from a bundle's manifest and its evaluation.
+
+python -m training.evaluate BUNDLE --data SHARDS --out runs/evaluation
+python -m export.card BUNDLE runs/evaluation/evaluation.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from export.manifest import write_checksums
+from export.metrics import withheld_shares
+from fetalclip_edge.bundle import MANIFEST, ModelBundle
+from training.evaluation.report import percent, with_interval
+
+__all__ = ["CARD", "check_same_model", "model_card", "write_card"]
+
+CARD = "MODEL_CARD.md"
+
+_FIGURES = {
+    "planes": "planes",
+    "brain_planes": "brain sub-planes",
+    "gestational_age": "gestational age",
+    "probes": "linear probes",
+}
+
+
+def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> str:
+    """The model card in Markdown.
+
+    Args:
+        manifest: of the bundle.
+        evaluation: its `evaluation.json`; None before there is one, and the card says so.
+
+    Raises:
+        ValueError: the evaluation is of another model.
+    """
+    if evaluation is not None:
+        check_same_model(manifest, evaluation)
+    size = manifest["preprocess"]["size"]
+    channels = {"gray": "one grey channel", "rgb": "three channels"}[
+        manifest["preprocess"]["color"]
+    ]
+    architecture = manifest.get("architecture", "of an unnamed architecture")
+    lines = [
+        f"# {manifest['name']} {manifest['version']}",
+        "",
+        manifest["intended_use"],
+        "",
+        f"Image tower: {architecture} on {channels} of "
+        f"{size} x {size} pixels, to an embedding of {manifest['embedding_dim']} numbers, "
+        f"{_told(manifest.get('training', {}))}. Planes are recognised by cosine with prompt "
+        f"embeddings. Licence of the weights: {manifest['license']}.",
+        "",
+        "## Measured",
+        "",
+    ]
+    if evaluation is None:
+        lines += ["Not evaluated yet: `python -m training.evaluate`, then `python -m export.card`."]
+    else:
+        lines += _measured(evaluation)
+    lines += _at_export(manifest.get("metrics", {}))
+    lines += ["", "## Limits", ""]
+    lines += [f"- {limit}" for limit in manifest.get("limits", ())]
+    lines += ["", "## Training data and credits", ""]
+    lines += [
+        f"- {data['name']}: {data['credit']}, {data['url']}, {data['license']}. "
+        f"Changes: {data['changes']}."
+        for data in manifest.get("training_data", ())
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def check_same_model(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
+    """Refuse an evaluation of anything but the bundle that a manifest describes.
+
+    Raises:
+        ValueError: it is no evaluation, or not of a bundle, or a file has another checksum.
+    """
+    model = evaluation.get("model")
+    if not isinstance(model, Mapping) or "tasks" not in evaluation or "data" not in evaluation:
+        raise ValueError("this is not an evaluation.json of training.evaluate")
+    if model.get("kind") != "bundle":
+        raise ValueError(
+            f"the evaluation is of a {model.get('kind')}, not of a bundle: its numbers are those "
+            "of other weights; run training.evaluate on the bundle"
+        )
+    wanted = {n: f["sha256"] for n, f in manifest["files"].items() if not n.endswith(".md")}
+    found = dict(model["files"])
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"the evaluation is of another model, {model.get('name')}: its {name} is not the "
+                f"bundle's; run training.evaluate on this bundle"
+            )
+
+
+def write_card(folder: Path, evaluation: Mapping[str, Any]) -> None:
+    """Write the card into a bundle and put its checksums right.
+
+    A copy is written, checked, and put in the bundle's place: no half bundle is ever seen.
+
+    Raises:
+        BundleError: `folder` is not a bundle, or is damaged.
+        ValueError: the evaluation is of another model.
+    """
+    folder = folder.resolve()
+    ModelBundle.load(folder)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    card = model_card(manifest, evaluation)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        new, old = Path(work) / "new", Path(work) / "old"
+        shutil.copytree(folder, new)
+        (new / CARD).write_text(card, encoding="utf-8")
+        write_checksums(new, manifest)
+        ModelBundle.load(new)
+        folder.replace(old)
+        try:
+            new.replace(folder)
+        except OSError:
+            old.replace(folder)
+            raise
+
+
+def _measured(evaluation: Mapping[str, Any]) -> list[str]:
+    model, data, tasks = evaluation["model"], evaluation["data"], evaluation["tasks"]
+    splits = [
+        f"{split} {counts['images']} images of {counts['patients']} patients"
+        for split, counts in data["splits"].items()
+    ]
+    lines = [
+        f"In {model['precision']} by {model['backend']}, with 95 % intervals by bootstrap over "
+        "patients, in percent. `python -m training.evaluate` gives these numbers.",
+        "",
+        f"Data: {', '.join(data['sources'])}. Splits by patient: {'; '.join(splits)}. Every figure "
+        f"is of the test split. Shards {data['sha256'][:16]}.",
+        "",
+        "| | this model | FetalCLIP | MobileFetalCLIP |",
+        "|---|---|---|---|",
+    ]
+    for row in evaluation["published"]["rows"]:
+        ours = with_interval(row["ours"], row["ours_interval"])
+        papers = f"{percent(row['fetalclip'])} | {percent(row['mobile_fetalclip'])}"
+        lines.append(f"| {row['figure']} | {ours} | {papers} |")
+    lines += ["", evaluation["published"]["note"]]
+    for name, reason in evaluation["left_out"].items():
+        if name in _FIGURES:
+            lines += ["", f"Not measured: {_FIGURES[name]}: {reason}."]
+    for task, title in (("planes", "Planes"), ("brain_planes", "Brain sub-planes")):
+        if task not in tasks:
+            continue
+        found = tasks[task]
+        lines += [
+            "",
+            f"{title}, zero-shot, {found['images']} images of {found['patients']} patients: "
+            f"accuracy {with_interval(found['accuracy'], found['accuracy_interval'])}.",
+            "",
+            "| class | images | F1 | recall |",
+            "|---|---|---|---|",
+        ]
+        for label, each in found["classes"].items():
+            f1 = with_interval(each["f1"], each["f1_interval"])
+            lines.append(f"| {label} | {each['images']} | {f1} | {percent(each['recall'])} |")
+    return lines
+
+
+def _at_export(metrics: Mapping[str, Any]) -> list[str]:
+    """Both precisions, confidence and abstention, as measured when the bundle was made."""
+    if not {"fp32", "int8"} <= metrics.keys():
+        return []
+    fp32, int8 = metrics["fp32"], metrics["int8"]
+    lines = [
+        "",
+        "## Quantisation and confidence",
+        "",
+        f"On {metrics['measured_on']}. Confidence and threshold were fitted on patients held out "
+        "of the training split, by which INT8 is accepted or not, too. `python -m export.bundle` "
+        "gives these numbers.",
+        "",
+        "| | FP32 | INT8 |",
+        "|---|---|---|",
+    ]
+    for task, title in (("planes", "planes"), ("brain_planes", "brain sub-planes")):
+        key = f"{task}_macro_f1"
+        lines.append(f"| {title}, macro-F1 | {fp32[key]:.3f} | {int8[key]:.3f} |")
+    for task, title in (("planes", "planes"), ("brain_planes", "brain sub-planes")):
+        error = int8.get(f"{task}_expected_calibration_error")
+        if error is not None:
+            lines.append(f"| {title}, expected calibration error | | {error:.3f} |")
+    for name, share in withheld_shares(dict(metrics)).items():
+        lines.append(f"| {name}, withheld | | {share['images']} of {share['of']} |")
+    validation = metrics.get("validation", {}).get("int8")
+    if validation is not None:
+        lines += [
+            "",
+            "On the patients held out of training INT8 reached a macro-F1 of "
+            f"{validation['planes_macro_f1']:.2f} on planes and "
+            f"{validation['brain_planes_macro_f1']:.2f} on brain sub-planes: expect the lower "
+            "figure.",
+        ]
+    return lines
+
+
+def _told(training: Mapping[str, Any]) -> str:
+    """How the image tower was trained, as part of a sentence."""
+    if training.get("teacher") is None:
+        return "trained contrastively with a text tower on pairs of image and caption"
+    return (
+        f"trained on pairs of image and caption with {training['teacher']} as its teacher "
+        f"(method: {training['method']}), whose text tower it shares"
+    )
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of the bundle")],
+    evaluation: Annotated[
+        Path, typer.Argument(metavar="EVALUATION_JSON", help="written by training.evaluate")
+    ],
+) -> None:
+    """Write a bundle's model card from its evaluation, and put its checksums right."""
+    console = Console(stderr=True)
+    try:
+        found = json.loads(evaluation.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{evaluation} must hold a JSON object")
+        write_card(bundle, found)
+    except (OSError, ValueError) as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    console.print(f"wrote {bundle / CARD}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
