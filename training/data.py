@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.releases import Release, read_source
 from training.shards import SPLITS, write_shards
+from training.sources import DataSet, read_source
 
 __all__ = ["main"]
 
@@ -50,11 +50,11 @@ def prepare(
     """Prepare the data; the help text is given to typer below, line by line as it stands."""
     console = Console(stderr=True)
     try:
-        releases = [release for source in sources for release in read_source(source)]
-        for release in releases:
-            for line in (f"{release.layout}: {len(release.records)} images", *release.notes):
+        data_sets = [data_set for source in sources for data_set in read_source(source)]
+        for data_set in data_sets:
+            for line in (f"{data_set.layout}: {len(data_set.records)} images", *data_set.notes):
                 console.print(line, markup=False, highlight=False)
-        manifest = _write(releases, out, images_per_shard, seed, console)
+        manifest = _write(data_sets, out, images_per_shard, seed, console)
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
@@ -69,7 +69,7 @@ def prepare(
 
 
 def _write(
-    releases: list[Release], out: Path, images_per_shard: int, seed: int, console: Console
+    data_sets: list[DataSet], out: Path, images_per_shard: int, seed: int, console: Console
 ) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
@@ -79,7 +79,7 @@ def _write(
             progress.update(tasks[stage], completed=done, total=total)
 
         return write_shards(
-            releases, out, images_per_shard=images_per_shard, seed=seed, report=report
+            data_sets, out, images_per_shard=images_per_shard, seed=seed, report=report
         )
 
 

@@ -1,9 +1,10 @@
 """Distil a teacher into a student: `python -m training.distill CONFIG --teacher TEACHER --out RUN`.
 
 The student is an image tower of its own that learns to embed into the teacher's space: the
-teacher's text tower, which never goes to the device, embeds captions and prompts for both. What the teacher
-saw in every view is kept under `--cache`, so that it runs once for every seed of the views, however
-many students it teaches. Checkpoints, logs and several processes are as in `training.pretrain`.
+teacher's text tower, which never goes to the device, embeds captions and prompts for both. What
+the teacher saw in every view is kept under `--cache`, so that it runs once for every seed of the
+views, however many students it teaches. Checkpoints, logs and several processes are as in
+`training.pretrain`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.releases import Record
+from training.sources import Record
 
 __all__ = [
     "SPLITS",

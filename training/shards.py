@@ -21,7 +21,6 @@ from PIL import Image, UnidentifiedImageError
 
 from training.datasets import Example
 from training.facts import Facts
-from training.releases import Release
 from training.shard_plan import (
     SPLITS,
     Report,
@@ -35,6 +34,7 @@ from training.shard_plan import (
     sha256_of,
     without_copies,
 )
+from training.sources import DataSet
 
 __all__ = ["SPLITS", "read_examples", "read_manifest", "write_shards"]
 
@@ -45,7 +45,7 @@ _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", 
 
 
 def write_shards(
-    releases: Sequence[Release],
+    data_sets: Sequence[DataSet],
     out: Path,
     *,
     images_per_shard: int = 100,
@@ -55,7 +55,7 @@ def write_shards(
     """Write a data set into a folder of shards, or go on where an interruption left off.
 
     Args:
-        releases: what the data set is made of.
+        data_sets: what the data set is made of.
         out: the folder; shards of the same plan that are whole already are kept.
         images_per_shard: how many images a shard holds at most. The train split has at least
             eight shards as soon as that leaves ten images to each.
@@ -71,7 +71,7 @@ def write_shards(
     """
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be at least 1, not {images_per_shard}")
-    records = [record for release in releases for record in release.records]
+    records = [record for data_set in data_sets for record in data_set.records]
     check_records(records)
     by_split = {split: mixed(records, split, seed) for split in SPLITS}
     plan = digest(
@@ -92,7 +92,7 @@ def write_shards(
     if not any(index["samples"] for index in indexes):
         left = next(left for index in indexes for left in index["left_out"])
         raise ValueError(f"no image can be used; {left['file']}: {left['reason']}")
-    manifest = _manifest(releases, out, indexes, images_per_shard=images_per_shard, seed=seed)
+    manifest = _manifest(data_sets, out, indexes, images_per_shard=images_per_shard, seed=seed)
     _write_whole(out / "manifest.json", _pretty(manifest))
     return manifest
 
@@ -270,7 +270,7 @@ def _encoded(path: Path) -> tuple[str, bytes, tuple[int, int]]:
 
 
 def _manifest(
-    releases: Sequence[Release],
+    data_sets: Sequence[DataSet],
     out: Path,
     indexes: Sequence[Mapping[str, Any]],
     *,
@@ -301,13 +301,13 @@ def _manifest(
         "images_per_shard": images_per_shard,
         "seed": seed,
         "sources": [
-            {"layout": release.layout, "images": len(release.records), "notes": release.notes}
-            for release in releases
+            {"layout": data_set.layout, "images": len(data_set.records), "notes": data_set.notes}
+            for data_set in data_sets
         ],
         "splits": {split: _counts(samples[split]) for split in SPLITS},
         "shards": shards,
         "patients": {split: sorted({s["group"] for s in samples[split]}) for split in SPLITS},
-        "left_out": [asdict(left) for release in releases for left in release.left_out]
+        "left_out": [asdict(left) for data_set in data_sets for left in data_set.left_out]
         + [left for index in indexes for left in index["left_out"]],
     }
 

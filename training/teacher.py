@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from training.release import load_release
 
 __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 
+T = TypeVar("T")
+
 _KEPT_CAPTIONS = 65_536
-_BATCH = 64
+_BATCH = 16  # always full, so that what is computed does not depend on what is computed beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ class TeacherCache:
     """Embeddings of `(image, view)`, computed when first asked for and kept.
 
     One file a shard, half precision, NaN where nothing has been computed. Runs side by side may
-    share the files, since all write the same numbers at the same places. The folder's name holds all that the embeddings depend
-    on: the teacher, the seed and number of the views, and the canvas.
+    share the files, since all write the same numbers at the same places. The folder's name holds
+    all that the embeddings depend on: the teacher, the seed and number of the views, the canvas.
 
     Args:
         root: folder of all caches.
@@ -160,8 +163,8 @@ class TeacherCache:
     def embeddings(self, images: Images, draws: Sequence[Draw]) -> Tensor:
         """The teacher's embeddings of some views, float32 `(N, D)`, L2-normalised."""
         missing = [draw for draw in dict.fromkeys(draws) if np.isnan(self._kept(draw)).any()]
-        for start in range(0, len(missing), _BATCH):
-            self._compute(images, missing[start : start + _BATCH])
+        for part in _full_batches(missing):
+            self._compute(images, part)
         rows = np.stack([self._kept(draw) for draw in draws]).astype(np.float32)
         return nn.functional.normalize(torch.from_numpy(rows), dim=-1)
 
@@ -181,7 +184,7 @@ class TeacherCache:
             embedded = self.teacher.image(levels).float().cpu().numpy()
         for draw, row in zip(draws, embedded, strict=True):
             self._kept(draw)[:] = row
-        self.computed += len(draws)
+        self.computed += len(set(draws))
 
 
 class FrozenText(nn.Module):
@@ -203,10 +206,18 @@ class FrozenText(nn.Module):
             if len(self._known) + len(new) > _KEPT_CAPTIONS:
                 self._known.clear()
                 new = list(dict.fromkeys(texts))
-            for start in range(0, len(new), _BATCH):
-                part = new[start : start + _BATCH]
-                self._known.update(zip(part, self.tower(part).float(), strict=True))
+            device = next(self.tower.parameters()).device.type
+            with torch.autocast(device, enabled=False):
+                for part in _full_batches(new):
+                    self._known.update(zip(part, self.tower(part), strict=True))
         return torch.stack([self._known[text] for text in texts])
+
+
+def _full_batches(items: Sequence[T]) -> Iterator[list[T]]:
+    """Batches of one size, the last filled up with its first item."""
+    for start in range(0, len(items), _BATCH):
+        part = list(items[start : start + _BATCH])
+        yield part + part[:1] * (_BATCH - len(part))
 
 
 def _weights_sha256(weights: Mapping[str, Tensor]) -> str:

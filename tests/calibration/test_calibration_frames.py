@@ -13,7 +13,7 @@ from calibration.frames import calibration_set, read_frames
 from training.config import load_config
 from training.datasets import Example, holdout_by_group
 from training.facts import Facts
-from training.releases import read_source
+from training.sources import read_source
 
 
 def example(name: str, facts: Facts, group: str = "g", archive: Path = Path("none.tar")) -> Example:

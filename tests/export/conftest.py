@@ -16,8 +16,8 @@ from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.facts import Facts
 from training.models import DualEncoder, ModelConfig
 from training.release import Origin, save_release
-from training.releases import Record, Release
 from training.shards import read_examples, write_shards
+from training.sources import Record, Release
 
 KINDS = [
     Facts("abdomen"),

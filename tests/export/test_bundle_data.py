@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 import export.bundle as exporter
 from export.bundle import export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
-from training.releases import Release
 from training.shards import read_manifest, write_shards
+from training.sources import Release
 
 TEACHER = {
     "method": "distill",

@@ -13,8 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
-from training.releases import read_source
 from training.shards import write_shards
+from training.sources import read_source
 
 TINY = {"image_size": 64, "embed_dim": 16, "text_width": 32, "text_heads": 2, "text_layers": 1}
 EXPERIMENT = {

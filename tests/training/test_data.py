@@ -52,7 +52,7 @@ def draw(path: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def releases(tmp_path: Path) -> tuple[Path, Path]:
+def data_sets(tmp_path: Path) -> tuple[Path, Path]:
     """FETAL_PLANES_DB and HC18, a few drawn images of each, laid out as published."""
     planes, heads = tmp_path / "FETAL_PLANES_ZENODO", tmp_path / "HC18"
     table = ["Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train "]
@@ -73,9 +73,9 @@ def releases(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_two_releases_become_one_data_set(
-    run: Run, releases: tuple[Path, Path], tmp_path: Path
+    run: Run, data_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    outcome = run(*releases, "--out", tmp_path / "shards")
+    outcome = run(*data_sets, "--out", tmp_path / "shards")
     assert outcome.code == 0
     # Of HC18's subjects 000 to 019, 002, 012 and 017 are for the test.
     for row in ("brain │ 24 │ 6", "femur │ 7 │ 3", "trans-thalamic │ 7 │ 3", "images │ 31 │ 9"):
@@ -94,12 +94,12 @@ def test_two_releases_become_one_data_set(
 
 
 def test_images_that_cannot_be_read_are_printed_and_listed(
-    run: Run, releases: tuple[Path, Path], tmp_path: Path
+    run: Run, data_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    images = sorted((releases[0] / "Images").iterdir())
+    images = sorted((data_sets[0] / "Images").iterdir())
     images[0].write_bytes(images[0].read_bytes()[:100])
     images[1].unlink()
-    outcome = run(releases[0], "--out", tmp_path / "shards")
+    outcome = run(data_sets[0], "--out", tmp_path / "shards")
     assert outcome.code == 0
     assert "2 left out:" in outcome.err
     assert f"planes/Images/{images[0].name}: cannot be decoded" in outcome.err
@@ -112,11 +112,11 @@ def test_images_that_cannot_be_read_are_printed_and_listed(
 
 
 def test_a_long_list_of_lost_images_is_cut_on_the_screen_only(
-    run: Run, releases: tuple[Path, Path], tmp_path: Path
+    run: Run, data_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     table = tmp_path / "captions.csv"
     lines = [f"gone-{number}.png,A head" for number in range(30)]
-    inside = releases[1] / "training_set" / "000_HC.png"
+    inside = data_sets[1] / "training_set" / "000_HC.png"
     lines.append(f"{inside.relative_to(tmp_path)},A head")
     table.write_text("\n".join(["image,caption", *lines]))
     outcome = run(table, "--out", tmp_path / "shards")
@@ -129,10 +129,10 @@ def test_a_long_list_of_lost_images_is_cut_on_the_screen_only(
 
 
 def test_stopped_by_the_user_it_goes_on_with_the_same_command(
-    run: Run, releases: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "shards"
-    assert run(*releases, "--out", whole, "--images-per-shard", 5).code == 0
+    assert run(*data_sets, "--out", whole, "--images-per-shard", 5).code == 0
     encoded, calls = shards._encoded, []
 
     def interrupted(path: Path) -> object:
@@ -143,23 +143,23 @@ def test_stopped_by_the_user_it_goes_on_with_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_encoded", interrupted)
-        outcome = run(*releases, "--out", out, "--images-per-shard", 5)
+        outcome = run(*data_sets, "--out", out, "--images-per-shard", 5)
     assert outcome.code == 130
     assert "Give the same command again to go on" in outcome.err
     # Two shards of at most five are whole, and nothing is half there.
     assert sorted(path.name for path in out.iterdir()) == [
         f"train-00000{number}.{suffix}" for number in (0, 1) for suffix in ("json", "tar")
     ]
-    assert run(*releases, "--out", out, "--images-per-shard", 5).code == 0
+    assert run(*data_sets, "--out", out, "--images-per-shard", 5).code == 0
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {
         p.name: p.read_bytes() for p in whole.iterdir()
     }
 
 
 def test_mistakes_end_with_code_2_and_a_sentence(
-    run: Run, releases: tuple[Path, Path], tmp_path: Path
+    run: Run, data_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    planes, heads = releases
+    planes, heads = data_sets
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad[1].csv").write_text("image,caption\n,A head\n")
     out = tmp_path / "shards"

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.facts import Facts
-from training.releases import LeftOut, Record, Release, read_source
 from training.shard_plan import Planned, cut, mixed
 from training.shards import read_examples, read_manifest, write_shards
+from training.sources import DataSet, LeftOut, Record, read_source
 
 
 def sha256(path: Path) -> str:
@@ -46,7 +46,7 @@ def record(path: Path, split: str = "train", group: str | None = None, **facts: 
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Release:
+def small(tmp_path: Path) -> DataSet:
     """30 images for training and 6 for the test, JPEG and PNG."""
     records = [
         record(
@@ -56,13 +56,13 @@ def small(tmp_path: Path) -> Release:
         )
         for i in range(36)
     ]
-    return Release("drawn", records)
+    return DataSet("drawn", records)
 
 
 @pytest.mark.data
 def test_the_real_images_are_in_the_shards_byte_for_byte(data_root: Path, tmp_path: Path) -> None:
-    releases = read_source(data_root)
-    manifest = write_shards(releases, tmp_path / "shards")
+    data_sets = read_source(data_root)
+    manifest = write_shards(data_sets, tmp_path / "shards")
     examples = {
         split: read_examples(tmp_path / "shards", split, verify=True) for split in ("train", "test")
     }
@@ -75,7 +75,7 @@ def test_the_real_images_are_in_the_shards_byte_for_byte(data_root: Path, tmp_pa
         ("hc18", "train"): 646,
         ("hc18", "test"): 148,
     }
-    records = {record.name: record for release in releases for record in release.records}
+    records = {record.name: record for data_set in data_sets for record in data_set.records}
     for split, listed in examples.items():
         for example in listed:
             source = records[example.name]
@@ -101,7 +101,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import training.shards as shards
-from training.releases import read_source
+from training.sources import read_source
 
 encoded, calls = shards._encoded, 0
 
@@ -122,8 +122,8 @@ def test_killed_in_the_middle_of_a_shard_and_resumed_gives_the_same_shards(
     data_root: Path, tmp_path: Path, repository: Path
 ) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    releases = read_source(data_root)
-    write_shards(releases, unbroken)
+    data_sets = read_source(data_root)
+    write_shards(data_sets, unbroken)
     command = [sys.executable, "-c", _KILLED, str(data_root), str(broken)]
     assert subprocess.run(command, cwd=repository, check=False).returncode == -9
     # Two shards of just under 100 are whole, the third is not there.
@@ -131,7 +131,7 @@ def test_killed_in_the_middle_of_a_shard_and_resumed_gives_the_same_shards(
     with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing; make it with"):
         read_examples(broken, "train")
     before = (broken / "train-000001.tar").stat()
-    write_shards(releases, broken)
+    write_shards(data_sets, broken)
     after = (broken / "train-000001.tar").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert contents(broken) == contents(unbroken)
@@ -139,7 +139,7 @@ def test_killed_in_the_middle_of_a_shard_and_resumed_gives_the_same_shards(
 
 # It leaves its last file to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_webdatasets_own_reader_reads_the_tars(small: Release, tmp_path: Path) -> None:
+def test_webdatasets_own_reader_reads_the_tars(small: DataSet, tmp_path: Path) -> None:
     write_shards([small], tmp_path / "shards", images_per_shard=8)
     tars = sorted(str(path) for path in (tmp_path / "shards").glob("train-*.tar"))
     read = list(webdataset.WebDataset(tars, shardshuffle=False))
@@ -155,7 +155,7 @@ def test_webdatasets_own_reader_reads_the_tars(small: Release, tmp_path: Path) -
         assert Facts(**described["facts"]) == source.facts == example.facts
 
 
-def test_an_example_opens_as_its_file_does(small: Release, tmp_path: Path) -> None:
+def test_an_example_opens_as_its_file_does(small: DataSet, tmp_path: Path) -> None:
     write_shards([small], tmp_path / "shards")
     by_name = {record.name: record for record in small.records}
     for example in read_examples(tmp_path / "shards", "test"):
@@ -174,7 +174,7 @@ def test_everything_known_of_an_image_is_read_back(tmp_path: Path) -> None:
         head_circumference_mm=175.3,
     )
     captioned = record(drawn(tmp_path / "b.png", 1), plane=None, caption="Tête, «coupe» 20 SA")
-    write_shards([Release("both", [head, captioned])], tmp_path / "shards")
+    write_shards([DataSet("both", [head, captioned])], tmp_path / "shards")
     read = {e.name: e for e in read_examples(tmp_path / "shards", "train")}
     assert read["hc18/a.png"].facts == head.facts
     assert read["hc18/a.png"].head_circumference_mm == 175.3
@@ -182,8 +182,8 @@ def test_everything_known_of_an_image_is_read_back(tmp_path: Path) -> None:
     assert read["drawn/b.png"].head_circumference_mm is None
 
 
-def test_the_order_of_the_sources_does_not_matter(small: Release, tmp_path: Path) -> None:
-    halves = [Release("drawn", small.records[:20]), Release("drawn", small.records[20:])]
+def test_the_order_of_the_sources_does_not_matter(small: DataSet, tmp_path: Path) -> None:
+    halves = [DataSet("drawn", small.records[:20]), DataSet("drawn", small.records[20:])]
     one = write_shards(halves, tmp_path / "one")
     other = write_shards(halves[::-1], tmp_path / "other")
     assert one["sha256"] == other["sha256"]
@@ -195,22 +195,22 @@ def test_the_order_of_the_sources_does_not_matter(small: Release, tmp_path: Path
 
 
 def test_the_data_sets_hash_tells_labels_seeds_and_pixels_apart(
-    small: Release, tmp_path: Path
+    small: DataSet, tmp_path: Path
 ) -> None:
     first = small.records[0]
     other_label = record(first.path, first.split, plane="femur")
     hashes = [
         write_shards([small], tmp_path / "same")["sha256"],
         write_shards([small], tmp_path / "seed", seed=1)["sha256"],
-        write_shards([Release("x", [other_label, *small.records[1:]])], tmp_path / "l")["sha256"],
+        write_shards([DataSet("x", [other_label, *small.records[1:]])], tmp_path / "l")["sha256"],
     ]
     drawn(first.path, 99)
     hashes.append(write_shards([small], tmp_path / "pixels")["sha256"])
     assert len(set(hashes)) == 4
 
 
-def test_the_manifest_counts_what_is_there(small: Release, tmp_path: Path) -> None:
-    noted = Release("drawn", small.records, [LeftOut("drawn/rest", "no labels")], ["a note"])
+def test_the_manifest_counts_what_is_there(small: DataSet, tmp_path: Path) -> None:
+    noted = DataSet("drawn", small.records, [LeftOut("drawn/rest", "no labels")], ["a note"])
     manifest = write_shards([noted], tmp_path / "shards", images_per_shard=4)
     assert manifest["splits"]["train"] == {
         "images": 30,
@@ -267,11 +267,11 @@ def broken_chunk(path: Path) -> None:
     ],
 )
 def test_an_image_that_cannot_be_used_is_left_out_and_listed(
-    small: Release, tmp_path: Path, name: str, make: Callable[[Path], object], reason: str
+    small: DataSet, tmp_path: Path, name: str, make: Callable[[Path], object], reason: str
 ) -> None:
     make(tmp_path / name)
-    release = Release("drawn", [*small.records, record(tmp_path / name)])
-    manifest = write_shards([release], tmp_path / "shards")
+    data_set = DataSet("drawn", [*small.records, record(tmp_path / name)])
+    manifest = write_shards([data_set], tmp_path / "shards")
     ((file, told),) = [tuple(left.values()) for left in manifest["left_out"]]
     assert file == f"drawn/{name}"
     assert told.startswith(reason)
@@ -282,7 +282,7 @@ def test_other_formats_become_png_with_the_same_pixels(tmp_path: Path) -> None:
     for index, suffix in enumerate(("bmp", "tiff", "webp", "png")):
         drawn(tmp_path / f"{index}.{suffix}", index)
     paths = sorted(tmp_path.glob("*.*"))
-    write_shards([Release("x", [record(path) for path in paths])], tmp_path / "shards")
+    write_shards([DataSet("x", [record(path) for path in paths])], tmp_path / "shards")
     with tarfile.open(tmp_path / "shards" / "train-000000.tar") as tar:
         suffixes = Counter(name.split(".")[1] for name in tar.getnames())
     assert suffixes == {"png": 4, "json": 4}
@@ -296,23 +296,23 @@ def test_other_formats_become_png_with_the_same_pixels(tmp_path: Path) -> None:
 def test_a_patient_in_two_splits_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     records = [record(drawn(tmp_path / f"{s}.png"), s, group="p/7") for s in ("train", "test")]
     with pytest.raises(ValueError, match=r"1 patients are in two splits.*: p/7\. Put all"):
-        write_shards([Release("x", records)], tmp_path / "shards")
+        write_shards([DataSet("x", records)], tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_source_given_twice_is_refused(small: Release, tmp_path: Path) -> None:
+def test_a_source_given_twice_is_refused(small: DataSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"36 images are given twice: drawn/0\.jpg, .*, \.\.\."):
         write_shards([small, small], tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 
 
 def test_a_training_image_that_is_in_the_test_too_is_left_out(
-    small: Release, tmp_path: Path
+    small: DataSet, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(small.records[5].path.read_bytes())
-    release = Release("drawn", [record(copy), *small.records])
-    manifest = write_shards([release], tmp_path / "shards")
+    data_set = DataSet("drawn", [record(copy), *small.records])
+    manifest = write_shards([data_set], tmp_path / "shards")
     assert manifest["left_out"] == [
         {
             "file": "drawn/copy.png",
@@ -325,7 +325,7 @@ def test_a_training_image_that_is_in_the_test_too_is_left_out(
 
 
 def test_the_shards_of_something_else_are_neither_overwritten_nor_mixed(
-    small: Release, tmp_path: Path
+    small: DataSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "shards"
     write_shards([small], out)
@@ -333,7 +333,7 @@ def test_the_shards_of_something_else_are_neither_overwritten_nor_mixed(
     for again in (
         lambda: write_shards([small], out, seed=1),
         lambda: write_shards([small], out, images_per_shard=9),
-        lambda: write_shards([Release("drawn", small.records[1:])], out),
+        lambda: write_shards([DataSet("drawn", small.records[1:])], out),
     ):
         with pytest.raises(ValueError, match="holds shards of other sources"):
             again()
@@ -341,7 +341,7 @@ def test_the_shards_of_something_else_are_neither_overwritten_nor_mixed(
 
 
 def test_only_the_shard_of_a_file_that_changed_is_written_anew(
-    small: Release, tmp_path: Path
+    small: DataSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "shards"
     write_shards([small], out, images_per_shard=5)
@@ -359,7 +359,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_byte_is_found_and_mended(small: Release, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_and_mended(small: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     write_shards([small], out)
     before = contents(out)
@@ -389,7 +389,7 @@ def test_a_flipped_byte_is_found_and_mended(small: Release, tmp_path: Path) -> N
     ],
 )
 def test_shards_that_do_not_agree_are_refused(
-    small: Release, tmp_path: Path, name: str, spoil: Callable[[Path], object], told: str
+    small: DataSet, tmp_path: Path, name: str, spoil: Callable[[Path], object], told: str
 ) -> None:
     write_shards([small], tmp_path)
     spoil(tmp_path / name)
@@ -397,8 +397,8 @@ def test_shards_that_do_not_agree_are_refused(
         read_examples(tmp_path, "train")
 
 
-def test_requests_that_make_no_sense_are_told(small: Release, tmp_path: Path) -> None:
-    only_train = Release("x", [r for r in small.records if r.split == "train"])
+def test_requests_that_make_no_sense_are_told(small: DataSet, tmp_path: Path) -> None:
+    only_train = DataSet("x", [r for r in small.records if r.split == "train"])
     write_shards([only_train], tmp_path / "shards")
     with pytest.raises(ValueError, match="has no images of split 'test'"):
         read_examples(tmp_path / "shards", "test")
@@ -407,9 +407,9 @@ def test_requests_that_make_no_sense_are_told(small: Release, tmp_path: Path) ->
     with pytest.raises(ValueError, match="images_per_shard must be at least 1, not 0"):
         write_shards([small], tmp_path / "none", images_per_shard=0)
     with pytest.raises(ValueError, match="the sources hold no images"):
-        write_shards([Release("x", [])], tmp_path / "none")
+        write_shards([DataSet("x", [])], tmp_path / "none")
     with pytest.raises(ValueError, match=r"no image can be used; drawn/gone\.png: No such file"):
-        write_shards([Release("x", [record(tmp_path / "gone.png")])], tmp_path / "none")
+        write_shards([DataSet("x", [record(tmp_path / "gone.png")])], tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is a file; give a folder"):
         write_shards([small], tmp_path / "file")
@@ -448,7 +448,7 @@ def test_the_mixture_hangs_on_names_and_seed_alone(
 
 
 def test_a_tar_is_the_same_whatever_the_clock_says(
-    small: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards([small], tmp_path / "now")
     monkeypatch.setattr("time.time", lambda: 4_000_000_000.0)
@@ -456,7 +456,7 @@ def test_a_tar_is_the_same_whatever_the_clock_says(
     assert contents(tmp_path / "now") == contents(tmp_path / "later")
 
 
-def test_progress_reaches_the_end_of_both_stages(small: Release, tmp_path: Path) -> None:
+def test_progress_reaches_the_end_of_both_stages(small: DataSet, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     write_shards([small], tmp_path / "s", report=lambda *state: told.append(state))
     assert [state for state in told if state[1] == state[2]] == [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.facts import Facts
-from training.releases import LeftOut, Record, age_from_circumference, read_source
+from training.sources import LeftOut, Record, age_from_circumference, read_source
 
 # Byte order mark, trailing blank in "Train ", empty columns at the end, Windows line ends.
 FETAL_PLANES_DB = (
@@ -55,27 +55,27 @@ def who_median_mm(days: float) -> float:
 
 def test_fetal_planes_db_is_read_as_published(tmp_path: Path) -> None:
     root = fetal_planes_db(tmp_path)
-    (release,) = read_source(root)
+    (data_set,) = read_source(root)
     image = root / "Images" / "Patient00001_Plane3_1_of_1.png"
-    assert release.layout == "FETAL_PLANES_DB"
-    assert release.records[1] == Record(
+    assert data_set.layout == "FETAL_PLANES_DB"
+    assert data_set.records[1] == Record(
         image,
         "planes/Images/Patient00001_Plane3_1_of_1.png",
         Facts("brain", "trans-thalamic"),
         "planes/1",
         "train",
     )
-    assert [(r.facts, r.group, r.split) for r in (release.records[0], release.records[2])] == [
+    assert [(r.facts, r.group, r.split) for r in (data_set.records[0], data_set.records[2])] == [
         (Facts("other"), "planes/1", "train"),
         (Facts("abdomen"), "planes/1000", "test"),
     ]
-    assert len(release.records) == 3
+    assert len(data_set.records) == 3
 
 
 def test_hc18_is_read_as_published(tmp_path: Path) -> None:
     root = hc18(tmp_path)
-    (release,) = read_source(root)
-    small, first, second, _ = release.records
+    (data_set,) = read_source(root)
+    small, first, second, _ = data_set.records
     assert first.path == root / "training_set" / "003_HC.png"
     assert first.name == "hc18/training_set/003_HC.png"
     assert (first.group, second.group) == ("hc18/003", "hc18/003")
@@ -86,10 +86,10 @@ def test_hc18_is_read_as_published(tmp_path: Path) -> None:
     assert who_median_mm(age - 0.51) <= 175.1 <= who_median_mm(age + 0.51)
     # 44.3 mm lies below the chart.
     assert small.facts.gestational_age_days is None
-    assert [left.file for left in release.left_out] == ["hc18/test_set"]
-    assert isinstance(release.left_out[0], LeftOut)
-    assert "no head circumference" in release.left_out[0].reason
-    assert any("fifth" in note for note in release.notes)
+    assert [left.file for left in data_set.left_out] == ["hc18/test_set"]
+    assert isinstance(data_set.left_out[0], LeftOut)
+    assert "no head circumference" in data_set.left_out[0].reason
+    assert any("fifth" in note for note in data_set.notes)
 
 
 def test_a_fifth_of_hc18s_subjects_is_for_the_test_whatever_else_is_there(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_folder_that_holds_two_data_sets_gives_both(tmp_path: Path) -> None:
     fetal_planes_db(tmp_path / "both")
     (tmp_path / "both" / "training_set").mkdir()
     (tmp_path / "both" / "training_set_pixel_size_and_HC.csv").write_text(HC18)
-    assert [release.layout for release in read_source(tmp_path / "both")] == [
+    assert [data_set.layout for data_set in read_source(tmp_path / "both")] == [
         "FETAL_PLANES_DB",
         "HC18",
     ]
@@ -140,14 +140,14 @@ def test_a_folder_that_holds_two_data_sets_gives_both(tmp_path: Path) -> None:
 def test_the_subset_has_the_counts_and_labels_of_its_tables(data_root: Path) -> None:
     planes, heads = read_source(data_root)
     counts = {
-        (release.layout, split): sum(record.split == split for record in release.records)
-        for release in (planes, heads)
+        (data_set.layout, split): sum(record.split == split for record in data_set.records)
+        for data_set in (planes, heads)
         for split in ("train", "test")
     }
     assert list(counts.values()) == [1123, 523, 646, 148]
-    for release, folder, patient in ((planes, "planes", "patient"), (heads, "hc18", "subject")):
+    for data_set, folder, patient in ((planes, "planes", "patient"), (heads, "hc18", "subject")):
         with (data_root / folder / "labels.csv").open(newline="") as file:
-            for record, row in zip(release.records, csv.DictReader(file), strict=True):
+            for record, row in zip(data_set.records, csv.DictReader(file), strict=True):
                 assert record.path == data_root / folder / row["file"]
                 assert record.path.is_file()
                 assert record.name == f"{folder}/{row['file']}"
@@ -162,8 +162,8 @@ def test_the_subset_has_the_counts_and_labels_of_its_tables(data_root: Path) -> 
 
 def test_captions_need_no_more_than_image_and_caption(tmp_path: Path) -> None:
     (tmp_path / "clinic.csv").write_text('image,caption\na/1.png,"A head, in thalamic view"\n')
-    (release,) = read_source(tmp_path / "clinic.csv")
-    assert release.records == [
+    (data_set,) = read_source(tmp_path / "clinic.csv")
+    assert data_set.records == [
         Record(
             tmp_path / "a" / "1.png",
             "captions/clinic/a/1.png",

@@ -25,7 +25,7 @@ from fetalclip_edge.tasks.gestational_age import (
 )
 from training.facts import Facts
 
-__all__ = ["LeftOut", "Record", "Release", "age_from_circumference", "read_source"]
+__all__ = ["DataSet", "LeftOut", "Record", "age_from_circumference", "read_source"]
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class DataSet:
     """One data set as read from a source.
 
     Attributes:
@@ -98,7 +98,7 @@ class Release:
     notes: list[str] = field(default_factory=list)
 
 
-def read_source(source: Path) -> list[Release]:
+def read_source(source: Path) -> list[DataSet]:
     """Recognise the layout of a source and read it.
 
     Args:
@@ -126,7 +126,7 @@ def read_source(source: Path) -> list[Release]:
             "data set is given as a CSV file with the columns image and caption, and with patient "
             "and split where they are known"
         )
-    return [Release(name, *read(source)) for name, read in found]
+    return [DataSet(name, *read(source)) for name, read in found]
 
 
 def age_from_circumference(head_circumference_mm: float) -> float | None:
@@ -249,7 +249,7 @@ def _head(
     return Record(path, name, facts, f"hc18/{subject}", split, head_circumference_mm)
 
 
-def _read_captions(path: Path) -> Release:
+def _read_captions(path: Path) -> DataSet:
     """A CSV `image,caption[,patient][,split]`; the images' paths are relative to it.
 
     Without a split all images are for training; without a patient each is its own.
@@ -270,7 +270,7 @@ def _read_captions(path: Path) -> Release:
                 row.choice("split", _SPLITS) if "split" in row.values else "train",
             )
         )
-    return Release(f"captions of {path.name}", records)
+    return DataSet(f"captions of {path.name}", records)
 
 
 _LAYOUTS: dict[str, tuple[str, Callable[[Path], _Read]]] = {
