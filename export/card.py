@@ -233,7 +233,7 @@ def main(
             raise ValueError(f"{evaluation} must hold a JSON object")
         write_card(bundle, found)
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     console.print(f"wrote {bundle / CARD}", highlight=False)
 

@@ -75,7 +75,7 @@ def main(
         report = assemble(encoder, manifest, examples, results, command)
         write(report, out)
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     show(report, Console())
     console.print(f"wrote {out / 'evaluation.json'} and evaluation.md", highlight=False)

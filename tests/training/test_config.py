@@ -8,18 +8,25 @@ from typing import Any
 import pytest
 import yaml
 
-from training.config import ExperimentConfig, Stage, load_config
+from training.config import Distillation, ExperimentConfig, Stage, load_config
 from training.models import ModelConfig
 
 GOOD: dict[str, Any] = {
     "seed": 0,
+    "augmentation_seed": 1,
+    "views": 16,
     "holdout": 0.2,
+    "holdout_seed": 2,
     "canvas": 64,
     "batch_size": 4,
+    "lanes": 2,
+    "accumulate": 1,
+    "precision": "bf16",
     "learning_rate": 0.001,
     "weight_decay": 0,
     "warmup_steps": 2,
     "average_decay": 0.9,
+    "checkpoint_steps": 50,
     "stages": [{"epochs": 2, "image_size": 32}, {"epochs": 1, "image_size": 64}],
     "model": {"image_size": 64, "embed_dim": 16},
 }
@@ -35,13 +42,20 @@ def test_a_good_file_becomes_the_configuration(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
     assert config == ExperimentConfig(
         seed=0,
+        augmentation_seed=1,
+        views=16,
         holdout=0.2,
+        holdout_seed=2,
         canvas=64,
         batch_size=4,
+        lanes=2,
+        accumulate=1,
+        precision="bf16",
         learning_rate=0.001,
         weight_decay=0,
         warmup_steps=2,
         average_decay=0.9,
+        checkpoint_steps=50,
         stages=(Stage(2, 32), Stage(1, 64)),
         model=ModelConfig(image_size=64, embed_dim=16),
     )
@@ -73,6 +87,15 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("holdout", 0),
         ("holdout", 1),
         ("holdout", "some"),
+        ("views", 0),
+        ("lanes", 0),
+        ("lanes", 3),
+        ("accumulate", 0),
+        ("accumulate", 3),
+        ("precision", "int8"),
+        ("precision", False),
+        ("checkpoint_steps", 0),
+        ("distillation", 1),
         ("canvas", 63),
         ("canvas", None),
         ("batch_size", 1),
@@ -146,3 +169,26 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, told
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_section_distillation_is_read(tmp_path: Path) -> None:
+    section = {"logits": 1, "features": 0, "off_diagonal_start": 2.0, "off_diagonal_end": -0.8}
+    config = load_config(write(tmp_path, {**GOOD, "distillation": section}))
+    assert config.distillation == Distillation(1, 0, 2.0, -0.8)
+    assert config.distillation.off_diagonal_at(0.25) == pytest.approx(1.3)
+    assert load_config(write(tmp_path, GOOD)).distillation is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"logits": -1}, "logits must be 0 or more"),
+        ({"logits": 0, "features": 0}, "must not both be 0"),
+        ({"off_diagonal_end": float("nan")}, "off_diagonal_end must be finite"),
+        ({"beta": 2}, "unknown keys beta"),
+    ],
+)
+def test_a_bad_distillation_is_named(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    section = {"logits": 1.0, "features": 1.0, **changed}
+    with pytest.raises(ValueError, match=f"distillation.*{told}"):
+        load_config(write(tmp_path, {**GOOD, "distillation": section}))

@@ -189,7 +189,7 @@ def test_own_prompts_take_the_place_of_the_stored_ones(
     # Given FetalCLIP's layout, with its name of the thorax, and prompts of two ages
     planes = {"heart" if k == "thorax" else k: v for k, v in PLANE_PROMPTS.prompts.items()}
     (tmp_path / "planes.json").write_text(json.dumps({k: v[:1] for k, v in planes.items()}))
-    ages = {"140": ["A head at 140 days, {pixel_size_mm} mm."], "150": ["A head at 150 days."]}
+    ages = {"120": ["A head at 120 days, {pixel_size_mm} mm."], "130": ["A head at 130 days."]}
     (tmp_path / "ages.json").write_text(json.dumps(ages))
     done = evaluate(
         *(release, "--data", drawn, "--out", tmp_path / "out", "--tasks", "planes,gestational_age"),
@@ -204,9 +204,9 @@ def test_own_prompts_take_the_place_of_the_stored_ones(
         "sha256": own.sha256,
         "sentences": 6,
     }
-    # 200 mm are the median of 24 weeks; both candidates are too young by far
+    # A head of 200 mm is far too large for 130 days
     assert tasks["gestational_age"]["validity"] == 0
-    assert tasks["gestational_age"]["mean_absolute_error_days"] > 5
+    assert tasks["gestational_age"]["mean_absolute_error_days"] > 20
 
 
 def test_a_table_of_labels_makes_a_probe(shipped: Path, drawn: Path, tmp_path: Path) -> None:

@@ -93,3 +93,14 @@ def test_a_pair_is_judged_alone(images: list[Facts], captions: list[Facts]) -> N
     for row, image in enumerate(images):
         for column, caption in enumerate(captions):
             assert table[row, column] == relations([image], [caption])[0, 0]
+
+
+def test_free_captions_are_told_apart_by_their_words() -> None:
+    free = [Facts(None, caption=text) for text in ("femur", "heart", "femur")]
+    expected = [[1, -1, 1], [-1, 1, -1], [1, -1, 1]]
+    assert relations(free, free).tolist() == expected
+
+
+def test_nobody_knows_how_free_captions_stand_to_labels() -> None:
+    free, labelled = Facts(None, caption="femur"), Facts("femur")
+    assert relations([free, labelled], [free, labelled]).tolist() == [[1, 0], [0, 1]]

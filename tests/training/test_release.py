@@ -13,9 +13,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
-from training.captions import PLANE_PROMPTS
 from training.models import DualEncoder, ModelConfig
-from training.release import load_release, save_release
+from training.prompts import PLANE_PROMPTS
+from training.release import Origin, load_release, save_release
+from training.teacher import FrozenText
 
 TINY = ModelConfig(image_size=64, embed_dim=16, text_width=32, text_heads=2, text_layers=1)
 
@@ -27,7 +28,8 @@ def tiny_model() -> DualEncoder:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    save_release(tmp_path, tiny_model(), {"planes_f1": 0.5}, {"planes/2", "planes/1"})
+    origin = Origin("distill", "CC-BY-NC-4.0", "fetalclip", "Maani et al. 2025")
+    save_release(tmp_path, tiny_model(), {"planes_f1": 0.5}, {"planes/2", "planes/1"}, origin)
     return tmp_path
 
 
@@ -36,6 +38,9 @@ def test_a_release_reads_as_written_but_for_half_precision(run: Path) -> None:
     assert release.config == TINY
     assert release.validation == {"planes_f1": 0.5}
     assert release.held_out == {"planes/1", "planes/2"}
+    assert release.origin == Origin("distill", "CC-BY-NC-4.0", "fetalclip", "Maani et al. 2025")
+    assert release.scale == pytest.approx(1 / 0.07)
+    assert release.preprocess.size == 64
     own = model.image.state_dict()
     assert own.keys() == release.tower.state_dict().keys()
     for name, value in release.tower.state_dict().items():
@@ -90,6 +95,8 @@ def _change_tensors(
     [
         (_change_json(lambda d: d.pop("held_out")), "model.json .*held_out"),
         (_change_json(lambda d: d.pop("prompts")), "model.json .*prompts"),
+        (_change_json(lambda d: d.pop("origin")), "model.json .*origin"),
+        (_change_json(lambda d: d["origin"].update(owner="me")), "model.json .*owner"),
         (_change_json(lambda d: d["model"].update(depth=3)), "model.json .*depth"),
         (_change_json(lambda d: d["model"].update(embed_dim=0)), "embed_dim"),
         (_change_json(lambda d: d["model"].update(embed_dim=32)), "image_tower.*projection"),
@@ -129,3 +136,42 @@ def test_a_missing_file_is_not_found(run: Path, name: str) -> None:
     (run / name).unlink()
     with pytest.raises(FileNotFoundError):
         load_release(run)
+
+
+@pytest.mark.parametrize("name", ["model.json", "image_tower.safetensors"])
+def test_a_damaged_file_is_named(run: Path, name: str) -> None:
+    (run / name).write_bytes(b"{ cut off")
+    with pytest.raises(ValueError, match=name):
+        load_release(run)
+
+
+def test_the_text_tower_is_read_where_it_is(run: Path) -> None:
+    model, release = tiny_model(), load_release(run)
+    assert release.text is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            release.text(["fetal head."]), model.text(["fetal head."]), atol=2e-3, rtol=0
+        )
+    (run / "text_tower.safetensors").unlink()
+    assert load_release(run).text is None
+
+
+def test_a_students_text_tower_is_its_teachers(tmp_path: Path) -> None:
+    teacher = tiny_model()
+    student = DualEncoder(TINY, text=FrozenText(teacher.text)).eval()
+    save_release(tmp_path, student, {}, set(), Origin("distill"))
+    stored = load_release(tmp_path).text
+    assert stored is not None
+    for name, value in stored.state_dict().items():
+        assert torch.equal(value, teacher.text.state_dict()[name].half().float()), name
+
+
+def test_published_text_towers_are_not_passed_on(tmp_path: Path) -> None:
+    class Published(torch.nn.Module):
+        def forward(self, texts: list[str]) -> torch.Tensor:
+            return torch.nn.functional.normalize(torch.ones(len(texts), 16), dim=-1)
+
+    student = DualEncoder(TINY, text=Published()).eval()
+    save_release(tmp_path, student, {}, set(), Origin("distill", "CC-BY-NC-4.0"))
+    assert not (tmp_path / "text_tower.safetensors").exists()
+    assert load_release(tmp_path).text is None
