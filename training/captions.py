@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from training.facts import Facts
-from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, PromptSet
 from training.wordings import (
     AGES,
     BRAIN_PLANE_TERMS,
@@ -16,7 +15,7 @@ from training.wordings import (
     weeks_and_days,
 )
 
-__all__ = ["BRAIN_PLANE_PROMPTS", "PLANE_PROMPTS", "PromptSet", "describe"]
+__all__ = ["describe"]
 
 # How often a known fact is mentioned; left out often enough that short prompts work as well.
 _MENTION_BRAIN_PLANE, _MENTION_AGE, _MENTION_PIXEL_SIZE = 0.7, 0.7, 0.5
