@@ -235,7 +235,7 @@ def main(
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    console.print(f"wrote {bundle / CARD}", highlight=False)
+    console.print(f"wrote {bundle / CARD}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ def main(
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     show(report, Console())
-    console.print(f"wrote {out / 'evaluation.json'} and evaluation.md", highlight=False)
+    console.print(
+        f"wrote {out / 'evaluation.json'} and evaluation.md", highlight=False, soft_wrap=True
+    )
 
 
 def _task_names(given: str) -> list[str]:

@@ -58,12 +58,26 @@ def release(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of clips of two frames, bright for one label and dark for the other."""
+    folder = tmp_path_factory.mktemp("light")
+    lines = ["file,label,clip,patient,split"]
+    for i in range(16):
+        clip, split = i // 2, "train" if i < 10 else "test"
+        Image.new("L", (60, 50), 40 + 120 * (clip % 2) + i).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{['dark', 'light'][clip % 2]},c{clip},p{clip},{split}")
+    (folder / "light.csv").write_text("\n".join(lines))
+    return folder / "light.csv"
+
+
+@pytest.fixture(scope="module")
 def of_release(
-    tmp_path_factory: pytest.TempPathFactory, release: Path, drawn: Path
+    tmp_path_factory: pytest.TempPathFactory, release: Path, drawn: Path, light: Path
 ) -> tuple[Path, Result]:
     """Everything, of a model that can do everything."""
     out = tmp_path_factory.mktemp("evaluation")
-    return out, evaluate(release, "--data", drawn, "--out", out, "--device", "cpu")
+    arguments = ("--data", drawn, "--out", out, "--device", "cpu", "--probe", light)
+    return out, evaluate(release, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +107,7 @@ def test_a_release_is_measured_in_every_task(of_release: tuple[Path, Result]) ->
     assert found["tasks"]["planes"]["images"] == 9
     assert found["tasks"]["brain_planes"]["images"] == 6
     assert found["tasks"]["gestational_age"]["images"] == 1
-    assert set(found["tasks"]["probes"]) == {"planes", "brain_planes"}
+    assert set(found["tasks"]["probes"]) == {"planes", "brain_planes", "light"}
 
 
 def test_pictures_are_written_and_those_of_patients_are_marked(
@@ -209,19 +223,8 @@ def test_own_prompts_take_the_place_of_the_stored_ones(
     assert tasks["gestational_age"]["mean_absolute_error_days"] > 20
 
 
-def test_a_table_of_labels_makes_a_probe(shipped: Path, drawn: Path, tmp_path: Path) -> None:
-    # Given clips of two frames, bright for one label and dark for the other
-    lines = ["file,label,clip,patient,split"]
-    for i in range(16):
-        name, level = f"{i}.png", 40 + 120 * (i // 2 % 2) + i
-        Image.new("L", (60, 50), level).save(tmp_path / name)
-        split = "train" if i < 10 else "test"
-        lines.append(f"{name},{'dark' if i // 2 % 2 == 0 else 'light'},c{i // 2},p{i // 2},{split}")
-    table = tmp_path / "light.csv"
-    table.write_text("\n".join(lines))
-    out = tmp_path / "out"
-    done = evaluate(shipped, "--data", drawn, "--out", out, "--tasks", "probes", "--probe", table)
-    assert done.exit_code == 0, done.output
+def test_a_table_of_labels_makes_a_probe(of_release: tuple[Path, Result]) -> None:
+    out, _ = of_release
     probe = report(out)["tasks"]["probes"]["light"]
     assert (probe["frames"], probe["train_images"], probe["test_images"]) == (16, 5, 3)
     assert probe["auroc"] == probe["macro_f1"] == 1
