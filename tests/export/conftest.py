@@ -17,7 +17,7 @@ from training.facts import Facts
 from training.models import DualEncoder, ModelConfig
 from training.release import Origin, save_release
 from training.shards import read_examples, write_shards
-from training.sources import Record, Release
+from training.sources import DataSet, Record
 
 KINDS = [
     Facts("abdomen"),
@@ -45,7 +45,7 @@ def _noise(rng: np.random.Generator) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Release]:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataSet]:
     """One picture of every kind of 32 patients, 110 heads for training and 4 for the test.
 
     Test patients show noise in place of `other`, which a model should take for strange.
@@ -87,14 +87,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Release]:
         for i in range(8)
     ]
     return {
-        "planes": Release("subset of FETAL_PLANES_DB", planes),
-        "hc18": Release("subset of HC18", heads),
-        "captions": Release("captions of mine.csv", captions),
+        "planes": DataSet("subset of FETAL_PLANES_DB", planes),
+        "hc18": DataSet("subset of HC18", heads),
+        "captions": DataSet("captions of mine.csv", captions),
     }
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, Release]) -> Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, DataSet]) -> Path:
     """Shards of planes and heads."""
     out = tmp_path_factory.mktemp("drawn") / "shards"
     write_shards([pictures["planes"], pictures["hc18"]], out)

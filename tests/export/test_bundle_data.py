@@ -17,7 +17,7 @@ import export.bundle as exporter
 from export.bundle import export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
 from training.shards import read_manifest, write_shards
-from training.sources import Release
+from training.sources import DataSet
 
 TEACHER = {
     "method": "distill",
@@ -34,7 +34,7 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, run: Path, pictures: dict[str, Release]) -> Made:
+def made(tmp_path_factory: pytest.TempPathFactory, run: Path, pictures: dict[str, DataSet]) -> Made:
     """A student of FetalCLIP, exported with planes and captioned images, without HC18."""
     work = tmp_path_factory.mktemp("made")
     write_shards([pictures["planes"], pictures["captions"]], work / "shards")
@@ -116,7 +116,7 @@ def refusal(run: Path, shards: Path, out: Path, capsys: pytest.CaptureFixture[st
 )
 def test_shards_without_labelled_test_planes_are_refused_before_any_work(
     run: Path,
-    pictures: dict[str, Release],
+    pictures: dict[str, DataSet],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -141,7 +141,7 @@ def test_shards_without_labelled_test_planes_are_refused_before_any_work(
 )
 def test_what_cannot_be_measured_or_fitted_is_told_before_any_work(
     run: Path,
-    pictures: dict[str, Release],
+    pictures: dict[str, DataSet],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -156,7 +156,7 @@ def test_what_cannot_be_measured_or_fitted_is_told_before_any_work(
         for record in planes.records
         if record.split != split or not (record.facts.plane or "").startswith(plane)
     ]
-    write_shards([Release(planes.layout, left)], tmp_path / "shards")
+    write_shards([DataSet(planes.layout, left)], tmp_path / "shards")
     assert told in refusal(run, tmp_path / "shards", tmp_path / "out", capsys)
 
 
