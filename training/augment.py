@@ -18,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["VIEWS_VERSION", "draw_views", "resize_all"]
 
-VIEWS_VERSION = 1
+VIEWS_VERSION = 2
 """Counted up when the same number would draw another view; caches of views depend on it."""
 
 _NUMBERS = 40  # uniform random numbers that a view takes at most
@@ -32,8 +32,8 @@ def draw_views(
     """Views of images, by name and number.
 
     Geometry (rotation, zoom, aspect, shift, left-right flip; never upside down, the probe is
-    above), tone (gamma, gain, time-gain compensation along depth), acoustic shadow, speckle,
-    blur, and rectangles of missing picture.
+    above), tone (gamma, gain, rejection of faint echoes, time-gain compensation along depth),
+    acoustic shadow, speckle, blur up to that of a coarse probe, and rectangles of missing picture.
 
     Args:
         images: uint8 `(N, 1, S, S)`.
@@ -108,8 +108,11 @@ def _geometry(images: Tensor, size: int, dice: _Dice) -> tuple[Tensor, Tensor]:
 
 
 def _tone(views: Tensor, dice: _Dice) -> Tensor:
-    gamma = torch.exp(dice.uniform(-0.45, 0.45))
+    gamma = torch.exp(dice.uniform(-0.5, 0.5))
     gain = dice.uniform(0.75, 1.25)
+    # Scanners differ in the echo below which they show black.
+    reject = dice.uniform(0.0, 0.12) * dice.chance(0.5)
+    views = (views - reject).clamp(min=0) / (1 - reject)
     depth = torch.linspace(-1, 1, views.shape[-2]).view(1, 1, -1, 1)
     compensation = torch.exp(dice.uniform(-0.35, 0.35) * depth)
     return views.clamp(min=1e-4) ** gamma * gain * compensation
@@ -135,10 +138,12 @@ def _speckle(views: Tensor, dice: _Dice) -> Tensor:
 
 
 def _blur(views: Tensor, dice: _Dice) -> Tensor:
-    """Mix with a blurred copy; a negative share sharpens."""
+    """Mix with a blurred copy, sometimes blurred again; a negative share sharpens."""
     smooth = F.avg_pool2d(views, 3, stride=1, padding=1, count_include_pad=False)
     share = dice.uniform(-0.4, 1.0) * dice.chance(0.5)
-    return views + share * (smooth - views)
+    views = views + share * (smooth - views)
+    smooth = F.avg_pool2d(views, 5, stride=1, padding=2, count_include_pad=False)
+    return views + dice.uniform(0.0, 1.0) * dice.chance(0.2) * (smooth - views)
 
 
 def _erase(views: Tensor, dice: _Dice) -> Tensor:
