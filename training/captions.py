@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from training.facts import Facts
+from training.facts import AGE_TOLERANCE_DAYS, PIXEL_SIZE_TOLERANCE, Facts
 from training.wordings import (
     AGES,
     BRAIN_PLANE_TERMS,
@@ -22,10 +22,6 @@ _MENTION_BRAIN_PLANE, _MENTION_AGE, _MENTION_PIXEL_SIZE = 0.7, 0.7, 0.5
 
 # How often a mentioned age is told in whole weeks, and how often the subject does not come first.
 _WHOLE_WEEKS, _CLAUSE_FIRST = 0.2, 0.25
-
-# The number that a caption states may be off from the known one by what `training.facts.relations`
-# still counts as right; what cannot be stated as exactly is not mentioned.
-_AGE_TOLERANCE_DAYS, _PIXEL_SIZE_TOLERANCE = 3.0, 0.05
 
 
 def describe(facts: Facts, rng: random.Random) -> tuple[str, Facts]:
@@ -58,7 +54,8 @@ def describe(facts: Facts, rng: random.Random) -> tuple[str, Facts]:
         clauses.append(rng.choice(AGES).format(told))
     if facts.pixel_size_mm is not None and rng.random() < _MENTION_PIXEL_SIZE:
         rounded = round(facts.pixel_size_mm, 2)
-        if rounded > 0 and abs(facts.pixel_size_mm / rounded - 1) <= _PIXEL_SIZE_TOLERANCE:
+        # What cannot be stated so that `relations` counts it as right is not mentioned.
+        if rounded > 0 and abs(facts.pixel_size_mm / rounded - 1) <= PIXEL_SIZE_TOLERANCE.right:
             pixel_size = rounded
             clauses.append(rng.choice(PIXEL_SIZES).format(rounded))
     rng.shuffle(clauses)
@@ -73,6 +70,6 @@ def _tell_age(known: float, rng: random.Random) -> tuple[str, float]:
     days = round(known)
     # "23 weeks" is true from 23 weeks + 0 days to + 6 days: three days about the middle.
     middle = days // 7 * 7 + 3
-    if abs(known - middle) <= _AGE_TOLERANCE_DAYS and rng.random() < _WHOLE_WEEKS:
+    if abs(known - middle) <= AGE_TOLERANCE_DAYS.right and rng.random() < _WHOLE_WEEKS:
         return f"{days // 7} weeks", float(middle)
     return weeks_and_days(days), float(days)

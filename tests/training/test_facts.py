@@ -17,6 +17,47 @@ from training.facts import CONTRADICTS, SUPPORTS, UNKNOWN, Facts, relations
 BRAIN = Facts("brain")
 
 
+def plainly(image: Facts, caption: Facts) -> int:
+    """The definition for one pair, in plain words and Python."""
+    verdicts = []
+    if caption.plane is not None:
+        unknown = image.plane is None
+        verdicts.append(0 if unknown else 1 if image.plane == caption.plane else -1)
+    if caption.brain_plane is not None:
+        unknown = image.brain_plane is None
+        verdicts.append(0 if unknown else 1 if image.brain_plane == caption.brain_plane else -1)
+    if (image.caption is None) != (caption.caption is None):
+        verdicts.append(0)
+    elif image.caption != caption.caption:
+        verdicts.append(-1)
+    if caption.gestational_age_days is not None:
+        if image.gestational_age_days is None:
+            verdicts.append(0)
+        else:
+            days = abs(image.gestational_age_days - caption.gestational_age_days)
+            verdicts.append(1 if days <= 3 else -1 if days > 7 else 0)
+    if caption.pixel_size_mm is not None:
+        if image.pixel_size_mm is None:
+            verdicts.append(0)
+        else:
+            share = abs(image.pixel_size_mm / caption.pixel_size_mm - 1)
+            verdicts.append(1 if share <= 0.05 else -1 if share > 0.15 else 0)
+    return min(verdicts, default=1)
+
+
+def anything() -> st.SearchStrategy[Facts]:
+    """Facts of few values, so that many agree, with and without each."""
+    return st.builds(
+        Facts,
+        st.none() | st.sampled_from(["brain", "femur", "brain plane"]),
+        # Names of one kind may be those of another.
+        st.none() | st.sampled_from(["trans-thalamic", "brain", "other"]),
+        st.none() | st.sampled_from([160.0, 163.0, 164, 167.0, 168.0]) | st.floats(98, 272),
+        st.none() | st.sampled_from([0.2, 0.21, 0.22, 0.23, 0.24]) | st.floats(0.01, 2.0),
+        st.none() | st.sampled_from(["femur", "brain", "a longer caption, of the femur"]),
+    )
+
+
 def facts() -> st.SearchStrategy[Facts]:
     return st.builds(
         Facts,
@@ -85,6 +126,14 @@ def test_claiming_less_is_never_less_true(image: Facts, caption: Facts, dropped:
     less = replace(caption, **{dropped: None})  # type: ignore[arg-type]
     [[whole, part]] = relations([image], [caption, less]).tolist()
     assert part >= whole
+
+
+@given(st.lists(anything(), max_size=40), st.lists(anything(), max_size=8))
+def test_the_table_is_that_of_the_definition(images: list[Facts], captions: list[Facts]) -> None:
+    table = relations(images, captions)
+    assert table.shape == (len(images), len(captions))
+    assert table.dtype == np.int8
+    assert table.tolist() == [[plainly(i, c) for c in captions] for i in images]
 
 
 @given(st.lists(facts(), min_size=2, max_size=6), st.lists(facts(), min_size=2, max_size=6))
