@@ -21,7 +21,7 @@ from training.evaluation.encoders import Encoder, NotMeasurableError, open_encod
 from training.evaluation.labels import LabelTable, read_labels
 from training.evaluation.report import assemble, show, write
 from training.evaluation.tasks import TASKS, Evaluation
-from training.prompts import PromptSet, load_prompts
+from training.prompts import PromptSet, load_prompts, prompt_file_paths
 from training.shards import read_examples, read_manifest
 from training.zero_shot import SCORED_PLANES
 
@@ -95,16 +95,12 @@ def _task_names(given: str) -> list[str]:
 
 def _own_prompts(given: list[str]) -> dict[str, PromptSet]:
     own = {}
-    for text in given:
-        task, separator, file = text.partition("=")
-        if not separator or task not in _PROMPTED:
-            raise ValueError(
-                f"--prompts must be TASK=FILE.json with a task of {', '.join(_PROMPTED)}, "
-                f"not {text!r}"
-            )
-        own[task] = load_prompts(Path(file), task)
+    for task, path in prompt_file_paths(given, _PROMPTED).items():
+        own[task] = load_prompts(path, task)
         if missing := [label for label in _PROMPTED[task] if label not in own[task].labels]:
-            raise ValueError(f"--prompts {text}: the file lacks the classes {', '.join(missing)}")
+            raise ValueError(
+                f"--prompts {task}={path}: the file lacks the classes {', '.join(missing)}"
+            )
     return own
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -33,7 +33,8 @@ __all__ = [
     "PromptSet",
     "gestational_age_prompts",
     "load_prompts",
-    "save_prompts",
+    "parse_prompt_files",
+    "prompt_file_paths",
 ]
 
 VERSION = "2"
@@ -171,10 +172,49 @@ def load_prompts(path: Path, name: str, labels: Sequence[str] | None = None) -> 
     return PromptSet(name, prompts, version=path.name)
 
 
-def save_prompts(path: Path, prompts: PromptSet) -> None:
-    """Write the set in the layout that `load_prompts` reads, to be edited by hand."""
-    text = json.dumps(prompts.prompts, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+def parse_prompt_files(values: Sequence[str]) -> dict[str, PromptSet]:
+    """Read the prompts of training from values of `--prompts`, as "planes=FILE.json".
+
+    Args:
+        values: "planes=FILE.json", "brain_planes=FILE.json" or both. Each file must hold the
+            classes of `PLANE_PROMPTS` or `BRAIN_PLANE_PROMPTS`, and no others: a bundle answers
+            in these.
+
+    Returns:
+        The sets that were given, by their names.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `prompt_file_paths` and `load_prompts`.
+    """
+    labels = {own.name: own.labels for own in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)}
+    paths = prompt_file_paths(values, labels)
+    return {task: load_prompts(path, task, labels[task]) for task, path in paths.items()}
+
+
+def prompt_file_paths(values: Sequence[str], tasks: Collection[str]) -> dict[str, Path]:
+    """The file of each task in values of `--prompts`, as "planes=FILE.json".
+
+    Args:
+        values: as given on the command line.
+        tasks: those that prompts may be given for.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a value is not TASK=FILE, or names an unknown task or one a second time.
+    """
+    paths: dict[str, Path] = {}
+    for value in values:
+        task, _, file = value.partition("=")
+        if not file or task not in tasks:
+            raise ValueError(
+                f"--prompts must be TASK=FILE.json with a task of {', '.join(tasks)}, not {value!r}"
+            )
+        if task in paths:
+            raise ValueError(f"--prompts gives {task} twice: {paths[task]} and {file}; give one")
+        paths[task] = Path(file)
+        if not paths[task].is_file():
+            raise FileNotFoundError(f"--prompts {value}: there is no file {file}")
+    return paths
 
 
 def _read_classes(path: Path) -> list[tuple[str, object]]:

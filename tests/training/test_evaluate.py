@@ -22,7 +22,7 @@ import fetalclip_edge as fe
 from training.evaluate import main
 from training.evaluation.report import percent, with_interval
 from training.models import DualEncoder, ModelConfig
-from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, load_prompts, save_prompts
+from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, load_prompts
 from training.release import Origin, save_release
 from training.shards import read_examples, write_shards
 from training.sources import read_source
@@ -277,7 +277,7 @@ REFUSED: list[tuple[str, Case]] = [
 
 
 def _prompts(folder: Path) -> Path:
-    save_prompts(folder / "own.json", BRAIN_PLANE_PROMPTS)
+    (folder / "own.json").write_text(json.dumps(BRAIN_PLANE_PROMPTS.prompts))
     return folder / "own.json"
 
 

@@ -22,7 +22,8 @@ from training.prompts import (
     PromptSet,
     gestational_age_prompts,
     load_prompts,
-    save_prompts,
+    parse_prompt_files,
+    prompt_file_paths,
 )
 
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip  (after training.models)
@@ -47,7 +48,8 @@ def every(prompts: PromptSet) -> list[str]:
 
 def written(folder: Path, content: object) -> Path:
     path = folder / "mine.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    path.write_text(text, "utf-8")
     return path
 
 
@@ -199,22 +201,15 @@ def test_heart_is_thorax_unless_the_labels_have_a_heart(tmp_path: Path) -> None:
         max_size=5,
     )
 )
-def test_what_is_saved_is_read_again(
+def test_any_classes_and_sentences_are_read_as_they_stand(
     tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int]
 ) -> None:
-    prompts = PromptSet(
-        "any",
-        {
-            label: tuple(f"Näher {number}: {label}, {n}." for n in range(size))
-            for number, (label, size) in enumerate(sizes.items())
-        },
-        "mine.json",
-    )
-    path = tmp_path_factory.mktemp("prompts") / "mine.json"
-    save_prompts(path, prompts)
-    again = load_prompts(path, "any")
-    assert again == prompts
-    assert again.sha256 == prompts.sha256
+    prompts = {
+        label: tuple(f"Näher {number}: {label}, {n}." for n in range(size))
+        for number, (label, size) in enumerate(sizes.items())
+    }
+    path = written(tmp_path_factory.mktemp("prompts"), prompts)
+    assert load_prompts(path, "any") == PromptSet("any", prompts, "mine.json")
 
 
 @pytest.mark.parametrize(
@@ -265,3 +260,54 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
     path.write_bytes('{"brain": ["Schädel."]}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"mine\.json is not JSON in UTF-8"):
         load_prompts(path, "planes")
+
+
+def own_brain_planes(folder: Path) -> Path:
+    path = folder / "brain.json"
+    # Not in the order of the scores.
+    path.write_text(json.dumps({label: [f"A {label} view."] for label in sorted(BRAIN_PLANES)}))
+    return path
+
+
+def test_prompts_for_training_are_given_by_task(tmp_path: Path) -> None:
+    planes = written(tmp_path, {label: [f"A {label}."] for label in sorted(PLANES)})
+    brain = own_brain_planes(tmp_path)
+    own = parse_prompt_files([f"brain_planes={brain}", f"planes={planes}"])
+    assert own == {
+        "planes": PromptSet("planes", {p: (f"A {p}.",) for p in PLANES}, "mine.json"),
+        "brain_planes": PromptSet(
+            "brain_planes", {p: (f"A {p} view.",) for p in BRAIN_PLANES}, "brain.json"
+        ),
+    }
+    assert own["planes"].labels == PLANES
+    assert own["brain_planes"].labels == BRAIN_PLANES
+    assert parse_prompt_files([]) == {}
+
+
+def test_a_file_name_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    path = own_brain_planes(tmp_path).rename(tmp_path / "v=2.json")
+    assert prompt_file_paths([f"spines={path}"], ["spines"]) == {"spines": path}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("mine.json", "must be TASK=FILE.json with a task of planes, brain_planes, not 'mine.json"),
+        ("spines=mine.json", "with a task of planes, brain_planes, not 'spines=mine.json'"),
+        ("brain_planes", "must be TASK=FILE.json"),
+        ("brain_planes=", "must be TASK=FILE.json"),
+        ("=mine.json", "must be TASK=FILE.json"),
+        ("", "must be TASK=FILE.json"),
+        ("planes=brain.json", "brain.json lacks abdomen, brain, femur, thorax, cervix, other and"),
+        ("planes=gone.json", "--prompts planes=gone.json: there is no file gone.json"),
+        ("planes=.", "--prompts planes=.: there is no file ."),
+        ("brain_planes=x.json", "gives brain_planes twice: brain.json and x.json; give one"),
+    ],
+)
+def test_prompts_for_training_that_cannot_be_used_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, message: str
+) -> None:
+    own_brain_planes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        parse_prompt_files(["brain_planes=brain.json", value])
