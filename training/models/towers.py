@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +13,13 @@ from torch import Tensor, nn
 import training.torchvision_ops  # noqa: F401  (before timm and open_clip)
 from fetalclip_edge.preprocess import PreprocessSpec
 from training.models.imagenet import imagenet_weights
+from training.models.text import MAX_LOGIT_SCALE, VOCABULARY, TextEncoder
 
 import timm  # isort: skip
-from open_clip.tokenizer import SimpleTokenizer  # isort: skip
 from open_clip.transformer import TextTransformer  # isort: skip
 
 __all__ = ["DualEncoder", "ImageTower", "ModelConfig", "TextTower"]
 
-_MAX_LOGIT_SCALE = 100.0
 _TEXT_SIZES = ("text_context", "text_width", "text_heads", "text_layers")
 
 
@@ -112,26 +110,19 @@ class ImageTower(nn.Module):
         self.backbone.load_state_dict(matched)
 
 
-class TextTower(nn.Module):
+class TextTower(TextEncoder):
     """Sentences to embeddings: a small CLIP text transformer with CLIP's tokenizer."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.tokenizer = SimpleTokenizer(context_length=config.text_context)
-        self.transformer = TextTransformer(
+        transformer = TextTransformer(
             context_length=config.text_context,
-            vocab_size=self.tokenizer.vocab_size,
+            vocab_size=VOCABULARY,
             width=config.text_width,
             heads=config.text_heads,
             layers=config.text_layers,
             output_dim=config.embed_dim,
         )
-
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings `(N, D)`, L2-normalised."""
-        device = self.transformer.positional_embedding.device
-        tokens = self.tokenizer(list(texts)).to(device)
-        return F.normalize(self.transformer(tokens).float(), dim=-1)
+        super().__init__(transformer)
 
 
 class DualEncoder(nn.Module):
@@ -162,4 +153,4 @@ class DualEncoder(nn.Module):
     @property
     def scale(self) -> Tensor:
         """The logit scale, at most 100 as in CLIP."""
-        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        return self.log_scale.exp().clamp(max=MAX_LOGIT_SCALE)
