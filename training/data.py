@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from training.progress import image_progress
 from training.shards import SPLITS, write_shards
 from training.sources import DataSet, read_source
 
@@ -71,8 +71,7 @@ def prepare(
 def _write(
     data_sets: list[DataSet], out: Path, images_per_shard: int, seed: int, console: Console
 ) -> dict[str, Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with image_progress(console) as progress:
         tasks = {stage: progress.add_task(stage, total=None) for stage in ("checking", "writing")}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 
 from training.facts import Facts
+from training.progress import image_progress
 
 __all__ = ["Example", "holdout_by_group", "load_images", "square"]
 
+_READ_AHEAD = 256
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -55,7 +57,7 @@ class Example:
 
         Raises:
             FileNotFoundError: the shard is gone.
-            ValueError: its bytes are not an image.
+            ValueError: its bytes are not an image; the message names shard and image.
         """
         with self.archive.open("rb") as file:
             file.seek(self.offset)
@@ -63,7 +65,8 @@ class Example:
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("L")
-        except OSError as error:
+        # On a damaged file Pillow raises nearly anything, from SyntaxError to struct.error.
+        except Exception as error:
             raise ValueError(f"{self.archive}: {self.name} cannot be decoded: {error}") from error
 
 
@@ -107,10 +110,38 @@ def square(image: Image.Image, size: int, interpolation: str = "bicubic") -> NDA
     return np.asarray(canvas.resize((size, size), _FILTERS[interpolation]))
 
 
-def load_images(examples: Sequence[Example], size: int, title: str) -> torch.Tensor:
-    """All images in memory, uint8 `(N, 1, size, size)`, with a progress bar on stderr."""
-    console = Console(stderr=True)
+def load_images(
+    examples: Sequence[Example], size: int, title: str, *, quiet: bool = False
+) -> torch.Tensor:
+    """All images in memory, several decoded at a time.
+
+    Args:
+        examples: whose images; in this order.
+        size: side of the result, in pixels.
+        title: what the progress bar on stderr says.
+        quiet: show no progress bar.
+
+    Returns:
+        uint8 `(N, 1, size, size)`.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `Example.open`.
+    """
     images = torch.empty((len(examples), 1, size, size), dtype=torch.uint8)
-    for index, example in enumerate(track(examples, title, console=console, transient=True)):
-        images[index, 0] = torch.from_numpy(square(example.open(), size).copy())
+    pixels = images.numpy()
+
+    def read(index: int) -> None:
+        pixels[index, 0] = square(examples[index].open(), size)
+
+    # Pillow decodes outside Python's lock, so threads do. Few wait at a time: what is waiting for
+    # takes memory, and is still read when an image is damaged or somebody presses Ctrl-C.
+    with (
+        image_progress(Console(stderr=True), disable=quiet) as progress,
+        ThreadPoolExecutor() as pool,
+    ):
+        task = progress.add_task(title, total=len(examples))
+        for start in range(0, len(examples), _READ_AHEAD):
+            indices = range(start, min(start + _READ_AHEAD, len(examples)))
+            for _ in pool.map(read, indices):
+                progress.advance(task)
     return images

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from training.config import load_config
 from training.datasets import Example, holdout_by_group, load_images, square
@@ -79,19 +83,95 @@ def test_square_is_pillows_padding_and_resizing(shape: tuple[int, int], interpol
 
 
 def test_images_are_loaded_in_order(tmp_path: Path) -> None:
-    listed = [
-        stored(tmp_path / f"{level}.png", Image.new("L", (40, 30), level))
-        for level in (10, 200, 90)
+    # Sizes that differ, so that decoding ends in another order than it starts.
+    levels = [int(level) for level in np.random.default_rng(0).permutation(256)]
+    drawn = [
+        stored(tmp_path / f"{level}.png", Image.new("L", (40 + 2 * level, 200 + level), level))
+        for level in levels
     ]
-    images = load_images(listed, 32, "reading")
-    assert images.shape == (3, 1, 32, 32)
-    assert images[:, 0, 16, 16].tolist() == [10, 200, 90]
+    images = load_images([*drawn, *drawn[:50]], 32, "reading")
+    assert images.shape == (306, 1, 32, 32)
+    assert images[:, 0, 16, 16].tolist() == [*levels, *levels[:50]]
 
 
-def test_bytes_that_are_no_image_are_named(tmp_path: Path) -> None:
+def test_no_examples_make_no_images() -> None:
+    assert load_images([], 32, "reading").shape == (0, 1, 32, 32)
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, 1), (True, 0)])
+def test_progress_is_shown_unless_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool, shown: int
+) -> None:
     example = stored(tmp_path / "a.png", Image.new("L", (40, 30)))
-    (tmp_path / "a.png").write_bytes(b"x" * example.length)
-    with pytest.raises(ValueError, match="a.png cannot be decoded"):
+    load_images([example] * 3, 32, "reading heads", quiet=quiet)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("reading heads") == captured.err.count("3/3") == shown
+
+
+def test_the_first_damaged_image_is_named_and_few_are_read_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stored(tmp_path / "whole.png", Image.new("L", (40, 30)))
+    damaged = stored(tmp_path / "damaged.png", Image.new("L", (40, 30)))
+    damaged.archive.write_bytes(b"x" * damaged.length)
+    opened = []
+    once = Example.open
+    monkeypatch.setattr(Example, "open", lambda self: opened.append(self) or once(self))  # type: ignore[func-returns-value]
+    with pytest.raises(ValueError, match=r"damaged\.png cannot be decoded"):
+        load_images([whole, damaged] + 2000 * [whole], 32, "reading")
+    assert len(opened) < 500
+
+
+def flipped(place: int, bits: int) -> Callable[[bytearray], None]:
+    def flip(content: bytearray) -> None:
+        content[place] ^= bits
+
+    return flip
+
+
+def shortened(content: bytearray) -> None:
+    content[200:] = bytes(len(content) - 200)
+
+
+def enormous(content: bytearray) -> None:
+    """A header that promises 60 000 x 60 000 pixels."""
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+
+
+# What Pillow raises of each differs: the classes are part of the test's point.
+@pytest.mark.parametrize(
+    ("damage", "raised"),
+    [
+        (flipped(0, 1), UnidentifiedImageError),
+        (flipped(11, 1), ValueError),  # the length of the first chunk
+        (flipped(36, 0xFF), SyntaxError),  # the length of the second
+        (flipped(100, 1), OSError),  # a pixel
+        (shortened, OSError),
+        (enormous, Image.DecompressionBombError),
+    ],
+)
+def test_damaged_bytes_are_told_with_shard_and_image(
+    tmp_path: Path, damage: Callable[[bytearray], None], raised: type[Exception]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40)).astype(np.uint8)
+    example = stored(tmp_path / "a.png", Image.fromarray(noise))
+    example = replace(example, name="planes/images/head.png")
+    content = bytearray(example.archive.read_bytes())
+    damage(content)
+    example.archive.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"a\.png: planes/images/head\.png cannot be decoded"
+    ) as told:
+        example.open()
+    assert type(told.value.__cause__) is raised
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    example = stored(tmp_path / "a.png", Image.new("L", (40, 30)))
+    example.archive.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
         example.open()
 
 
