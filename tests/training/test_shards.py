@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -95,46 +93,6 @@ def test_the_real_images_are_in_the_shards_byte_for_byte(data_root: Path, tmp_pa
     sizes = Counter(e.shard for e in examples["train"])
     assert len(sizes) == 18
     assert all(0.18 < shares[shard] / sizes[shard] < 0.56 for shard in sizes)
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-import training.shards as shards
-from training.sources import read_source
-
-encoded, calls = shards._encoded, 0
-
-def last(path):
-    global calls
-    calls += 1
-    if calls == 250:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encoded(path)
-
-shards._encoded = last
-shards.write_shards(read_source(Path(sys.argv[1])), Path(sys.argv[2]))
-"""
-
-
-@pytest.mark.data
-def test_killed_in_the_middle_of_a_shard_and_resumed_gives_the_same_shards(
-    data_root: Path, tmp_path: Path, repository: Path
-) -> None:
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    data_sets = read_source(data_root)
-    write_shards(data_sets, unbroken)
-    command = [sys.executable, "-c", _KILLED, str(data_root), str(broken)]
-    assert subprocess.run(command, cwd=repository, check=False).returncode == -9
-    # Two shards of just under 100 are whole, the third is not there.
-    assert {path.name for path in broken.glob("*.tar")} == {"train-000000.tar", "train-000001.tar"}
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing; make it with"):
-        read_examples(broken, "train")
-    before = (broken / "train-000001.tar").stat()
-    write_shards(data_sets, broken)
-    after = (broken / "train-000001.tar").stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert contents(broken) == contents(unbroken)
 
 
 # It leaves its last file to the garbage collector.
@@ -324,79 +282,6 @@ def test_a_training_image_that_is_in_the_test_too_is_left_out(
     }
 
 
-def test_the_shards_of_something_else_are_neither_overwritten_nor_mixed(
-    small: DataSet, tmp_path: Path
-) -> None:
-    out = tmp_path / "shards"
-    write_shards([small], out)
-    before = contents(out)
-    for again in (
-        lambda: write_shards([small], out, seed=1),
-        lambda: write_shards([small], out, images_per_shard=9),
-        lambda: write_shards([DataSet("drawn", small.records[1:])], out),
-    ):
-        with pytest.raises(ValueError, match="holds shards of other sources"):
-            again()
-    assert contents(out) == before
-
-
-def test_only_the_shard_of_a_file_that_changed_is_written_anew(
-    small: DataSet, tmp_path: Path
-) -> None:
-    out = tmp_path / "shards"
-    write_shards([small], out, images_per_shard=5)
-    before = contents(out)
-    changed = next(e for e in read_examples(out, "train") if e.shard == 2)
-    drawn(next(r.path for r in small.records if r.name == changed.name), 1000)
-    write_shards([small], out, images_per_shard=5)
-    differing = {name for name, content in contents(out).items() if before[name] != content}
-    assert differing == {"manifest.json", "train-000002.tar", "train-000002.json"}
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_a_flipped_byte_is_found_and_mended(small: DataSet, tmp_path: Path) -> None:
-    out = tmp_path / "shards"
-    write_shards([small], out)
-    before = contents(out)
-    flip_a_byte(out / "train-000000.tar")
-    with pytest.raises(ValueError, match=r"train-000000\.tar differs from its checksum"):
-        read_examples(out, "train", verify=True)
-    assert len(read_examples(out, "test", verify=True)) == 6
-    write_shards([small], out)
-    assert contents(out) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "told"),
-    [
-        (
-            "train-000000.tar",
-            lambda path: path.write_bytes(path.read_bytes()[:-512]),
-            r"train-000000\.tar has \d+ bytes, not \d+; give the command",
-        ),
-        ("train-000000.tar", Path.unlink, r"train-000000\.tar is missing, but the manifest"),
-        ("train-000000.json", Path.unlink, r"train-000000\.json is missing, but the manifest"),
-        ("train-000000.json", flip_a_byte, r"train-000000\.json differs from its checksum"),
-        ("manifest.json", Path.unlink, r"manifest\.json is missing; make it with: python -m"),
-        ("manifest.json", lambda path: path.write_text("{"), r"manifest\.json is not JSON"),
-        ("manifest.json", lambda path: path.write_text("[]"), "must hold a JSON object"),
-        ("manifest.json", lambda path: path.write_text("{}"), "schema_version None, not 1"),
-    ],
-)
-def test_shards_that_do_not_agree_are_refused(
-    small: DataSet, tmp_path: Path, name: str, spoil: Callable[[Path], object], told: str
-) -> None:
-    write_shards([small], tmp_path)
-    spoil(tmp_path / name)
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
-        read_examples(tmp_path, "train")
-
-
 def test_requests_that_make_no_sense_are_told(small: DataSet, tmp_path: Path) -> None:
     only_train = DataSet("x", [r for r in small.records if r.split == "train"])
     write_shards([only_train], tmp_path / "shards")
@@ -445,15 +330,6 @@ def test_the_mixture_hangs_on_names_and_seed_alone(
     assert [r for r in more if r.name != "drawn/more.png"] == order
     if len(numbers) > 20:
         assert order != mixed(records, "train", seed + 1)
-
-
-def test_a_tar_is_the_same_whatever_the_clock_says(
-    small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_shards([small], tmp_path / "now")
-    monkeypatch.setattr("time.time", lambda: 4_000_000_000.0)
-    write_shards([small], tmp_path / "later")
-    assert contents(tmp_path / "now") == contents(tmp_path / "later")
 
 
 def test_progress_reaches_the_end_of_both_stages(small: DataSet, tmp_path: Path) -> None:
