@@ -17,9 +17,9 @@ M = TypeVar("M", bound=nn.Module)
 class WeightAverage(Generic[M]):
     """Follows a model's parameters and running statistics.
 
-    Only what `state_dict` holds is averaged, and what learns; frozen parameters stay as they were.
-    torch's `AveragedModel(use_buffers=True)` averages
-    every buffer, also the text tower's attention mask, whose minus infinities become NaN.
+    Only what `state_dict` holds is averaged, and what learns: parts that are frozen are shared with
+    the model, not copied. torch's `AveragedModel(use_buffers=True)` averages every buffer, also the
+    text tower's attention mask, whose minus infinities become NaN.
 
     Args:
         model: the model to follow; `self.model` starts as a copy of it.
@@ -30,7 +30,8 @@ class WeightAverage(Generic[M]):
     def __init__(self, model: M, decay: float) -> None:
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         self._names = [name for name in model.state_dict() if name not in frozen]
-        self.model: M = copy.deepcopy(model).requires_grad_(False)
+        shared = {id(part): part for part in model.modules() if _is_frozen(part)}
+        self.model: M = copy.deepcopy(model, shared).requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
@@ -58,3 +59,8 @@ class WeightAverage(Generic[M]):
         weights = dict(state)
         self.updates = int(weights.pop("updates"))
         self.model.load_state_dict({**self.model.state_dict(), **weights})
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    parameters = list(part.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from training.models import ModelConfig
+from training.models.untrained import architecture_of
 
-__all__ = ["Distillation", "ExperimentConfig", "Stage", "load_config"]
+__all__ = ["Distillation", "ExperimentConfig", "PublishedConfig", "Stage", "load_config"]
 
 T = TypeVar("T")
 
@@ -76,6 +77,25 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedConfig:
+    """One of the published architectures, exactly.
+
+    Attributes:
+        published: "fetalclip" or "mobile-fetalclip".
+    """
+
+    published: str
+
+    def __post_init__(self) -> None:
+        architecture_of(self.published)
+
+    @property
+    def image_size(self) -> int:
+        """Side of its square input, in pixels."""
+        return architecture_of(self.published).preprocess.size
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentConfig:
     """What training needs to know; the YAML has the same names.
 
@@ -88,15 +108,17 @@ class ExperimentConfig:
         canvas: side at which images are kept in memory, in pixels.
         batch_size: images a step, over all processes.
         lanes: parts of a batch that are normalised together; at least the number of processes.
-        accumulate: parts of a process's batch that go through the network one after another, to
+        accumulate: parts of a process's lanes that go through the network one after another, to
             save memory; the gradient is that of the whole batch.
-        precision: "no" (float32), "bf16" or "fp16".
+        precision: "no" (float32), "bf16" or "fp16"; a teacher computes in it, too.
         learning_rate: the highest, after `warmup_steps` steps; half a cosine follows.
         weight_decay: of weight matrices alone.
         average_decay: share of the old average that a step keeps.
         checkpoint_steps: steps between checkpoints; every epoch ends with one, too.
         stages: epochs at one image size after another.
-        model: shape of what is trained.
+        model: shape of what is trained, or which of the published architectures.
+        start: the first weights: "imagenet" (image tower of our own shapes alone), "random", or a
+            path: of a run's folder for our own shapes, of a published file for those.
         distillation: for `training.distill`.
     """
 
@@ -116,15 +138,16 @@ class ExperimentConfig:
     average_decay: float
     checkpoint_steps: int
     stages: tuple[Stage, ...]
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig | PublishedConfig = field(default_factory=ModelConfig)
+    start: str = "imagenet"
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         _require(self.views >= 1, "views must be at least 1", self.views)
         _require(self.lanes >= 1, "lanes must be at least 1", self.lanes)
         _require(
-            1 <= self.accumulate <= self.lanes,
-            f"accumulate must be between 1 and the {self.lanes} lanes",
+            self.accumulate >= 1 and self.lanes % self.accumulate == 0,
+            f"accumulate must divide the {self.lanes} lanes",
             self.accumulate,
         )
         _require(
@@ -155,6 +178,22 @@ class ExperimentConfig:
             self.checkpoint_steps >= 1, "checkpoint_steps must be at least 1", self.checkpoint_steps
         )
         _require(len(self.stages) > 0, "stages must not be empty", self.stages)
+        _require(
+            self.stages[-1].image_size == self.model.image_size,
+            f"model.image_size must be the last stage's {self.stages[-1].image_size}",
+            self.model.image_size,
+        )
+        if isinstance(self.model, PublishedConfig):
+            _require(
+                self.start != "imagenet",
+                'start must be "random" or a file of weights for a published architecture',
+                self.start,
+            )
+            _require(
+                self.distillation is None,
+                "a student must be of our own shapes: give model a backbone, not published",
+                self.model.published,
+            )
         largest = max(stage.image_size for stage in self.stages)
         _require(self.canvas >= largest, f"canvas must be at least {largest}", self.canvas)
 
@@ -194,8 +233,11 @@ def load_config(path: Path) -> ExperimentConfig:
             _build(Stage, stage, f"{path}: stages") for stage in values["stages"]
         )
     if "model" in values:
-        values["model"] = _build(ModelConfig, values["model"], f"{path}: model")
-    if "distillation" in values:
+        section = values["model"]
+        published = isinstance(section, Mapping) and "published" in section
+        kind: type[Any] = PublishedConfig if published else ModelConfig
+        values["model"] = _build(kind, section, f"{path}: model")
+    if values.get("distillation") is not None:
         values["distillation"] = _build(
             Distillation, values["distillation"], f"{path}: distillation"
         )

@@ -1,7 +1,7 @@
 """Distil a teacher into a student: `python -m training.distill CONFIG --teacher TEACHER --out RUN`.
 
 The student is an image tower of its own that learns to embed into the teacher's space: the
-teacher's text tower, which never goes to the device, embeds captions and prompts for both. What
+teacher's text tower, which never goes to the probe, embeds captions and prompts for both. What
 the teacher saw in every view is kept under `--cache`, so that it runs once for every seed of the
 views, however many students it teaches. Checkpoints, logs and several processes are as in
 `training.pretrain`.
@@ -16,13 +16,12 @@ import torch
 import typer
 from rich.console import Console
 
-from training.config import ExperimentConfig, load_config
+from training.config import ExperimentConfig
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
-from training.release import Origin, save_release
-from training.session import Run, load_validation, start_accelerator, train_and_validation
+from training.release import Origin
+from training.session import Session, data_sha256, prepare
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
-from training.trainer import Trainer
 
 __all__ = ["main"]
 
@@ -34,11 +33,31 @@ def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
     configuration says.
     """
     torch.manual_seed(config.seed)  # the same first weights in every process
+    assert isinstance(config.model, ModelConfig)
     own = config.model.to_dict()
     shape = ModelConfig(**{**own, **teacher.text_shape, "embed_dim": teacher.embed_dim})
     student = DualEncoder(shape, text=FrozenText(teacher.text))
     student.image.load_imagenet()
     return student
+
+
+def check_teacher(session: Session, teacher: Teacher) -> None:
+    """Refuse a teacher that the experiment cannot learn from.
+
+    Raises:
+        ValueError: it learned from patients who are held out here, or wants larger images than
+            are kept in memory.
+    """
+    if teacher.held_out is not None and (learned := session.held_out - teacher.held_out):
+        raise ValueError(
+            f"the teacher learned from {len(learned)} of the {len(session.held_out)} patients held "
+            "out here, so validation would be worth nothing; use its holdout and holdout_seed"
+        )
+    if teacher.size > session.config.canvas:
+        raise ValueError(
+            f"canvas must be at least the {teacher.size} pixels that the teacher sees, "
+            f"not {session.config.canvas}"
+        )
 
 
 def main(
@@ -58,40 +77,45 @@ def main(
     architecture: Annotated[
         str, typer.Option(help=f"of a .pt file: {' or '.join(PUBLISHED)}")
     ] = "fetalclip",
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=FILE.json",
+            help="prompts of your own for planes or brain_planes: class -> list of sentences",
+        ),
+    ] = None,
 ) -> None:
-    """Distil a teacher into a student for the device."""
+    """Distil a teacher into a student for the ultrasound device."""
     console = Console(stderr=True)
     try:
-        config = load_config(config_path)
-        if config.distillation is None:
-            raise ValueError(f"{config_path} has no section `distillation`: use training.pretrain")
-        learn, held = train_and_validation(data, config)
+        session = prepare(config_path, out, data, prompts or (), console, distilling=True)
         teacher = load_teacher(teacher_path, architecture)
-        accelerator = start_accelerator(config, out)
-        teacher.image.to(accelerator.device)
-        seen = TeacherCache(
-            cache,
-            teacher,
-            learn,
-            canvas=config.canvas,
-            views=config.views,
-            seed=config.augmentation_seed,
-        )
-        objective = Distilling(config.distillation, seen, teacher.scale)
-        trainer = Trainer(config, make_student(config, teacher), learn, objective, accelerator)
-        run = Run(trainer, load_validation(held, config.model.image_size), out, console)
+        check_teacher(session, teacher)
+        teacher.image.to(session.accelerator.device)
+        objective = make_objective(session, teacher, cache)
+        run = session.start(make_student(session.config, teacher), objective)
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
-    if accelerator.is_main_process:
-        console.print(f"{len(learn)} images to learn from, {len(held)} of other patients")
-    groups = {example.group for example in held}
-    origin = Origin("distill", teacher.license, teacher.name, teacher.credit)
-    run.to_end(lambda model, metrics: save_release(out, model, metrics, groups, origin))
-    if accelerator.is_main_process:
-        console.print(
-            f"wrote {out}; next: python -m export.bundle {out} --out BUNDLE --data {data}"
-        )
+    if run is not None:
+        learned_from = data_sha256(data)
+        run.to_end(Origin("distill", teacher.license, teacher.name, teacher.credit, learned_from))
+
+
+def make_objective(session: Session, teacher: Teacher, cache: Path) -> Distilling:
+    """What the student learns, with the teacher's embeddings kept in `cache`."""
+    config = session.config
+    assert config.distillation is not None
+    seen = TeacherCache(
+        cache,
+        teacher,
+        session.learn,
+        canvas=config.canvas,
+        views=config.views,
+        seed=config.augmentation_seed,
+        precision=config.precision,
+    )
+    return Distilling(config.distillation, seen)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rich.console import Console
 from fetalclip_edge.results import BRAIN_PLANES
 from training.datasets import Example
 from training.evaluation.encoders import Encoder, NotMeasurableError, open_encoder
+from training.evaluation.gestational_age import days_of
 from training.evaluation.labels import LabelTable, read_labels
 from training.evaluation.report import assemble, show, write
 from training.evaluation.tasks import TASKS, Evaluation
@@ -57,13 +58,13 @@ def main(
     console = Console(stderr=True)
     try:
         names = _task_names(tasks)
-        own = _own_prompts(prompts or [])
+        own = _own_prompts(prompts or [], names)
         tables = _tables(probe or [], names)
         examples = _examples(data)
         manifest = read_manifest(data)
-        out.mkdir(parents=True, exist_ok=True)
         encoder = open_encoder(model, architecture, _device(device))
         _check_prompts(encoder, own)
+        out.mkdir(parents=True, exist_ok=True)
         evaluation = Evaluation(
             encoder, examples, out / "pictures", console, prompts=own, tables=tables
         )
@@ -93,14 +94,19 @@ def _task_names(given: str) -> list[str]:
     return names
 
 
-def _own_prompts(given: list[str]) -> dict[str, PromptSet]:
+def _own_prompts(given: list[str], names: list[str]) -> dict[str, PromptSet]:
     own = {}
     for task, path in prompt_file_paths(given, _PROMPTED).items():
+        # The maps look at what recognition answers.
+        if not {task, "activations" if _PROMPTED[task] else task} & set(names):
+            raise ValueError(f"--prompts {task}={path}: --tasks leaves {task} out")
         own[task] = load_prompts(path, task)
         if missing := [label for label in _PROMPTED[task] if label not in own[task].labels]:
             raise ValueError(
                 f"--prompts {task}={path}: the file lacks the classes {', '.join(missing)}"
             )
+    if "gestational_age" in own:
+        days_of(own["gestational_age"])
     return own
 
 

@@ -20,6 +20,8 @@ from training.datasets import Example
 
 __all__ = ["Draw", "Lanes"]
 
+_EVEN = 2.0  # a lane gives as many images to a batch as any other, so theirs must be as many
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -32,7 +34,8 @@ class Draw:
 class Lanes:
     """The plan of a training run.
 
-    Rare kinds of image are drawn more often, by the inverse root of their number.
+    Rare kinds of image are drawn more often, by the inverse root of their number. Draws are with
+    replacement, so an epoch is as many draws as there are images, not every image once.
 
     Args:
         examples: all images to learn from, those of other processes too.
@@ -46,7 +49,7 @@ class Lanes:
 
     Raises:
         ValueError: `batch_size` is no multiple of `lanes`, there are fewer images than that, or
-            fewer shards than lanes.
+            the shards cannot be shared out among the lanes evenly.
     """
 
     def __init__(
@@ -66,6 +69,12 @@ class Lanes:
             shards = len({example.shard for example in examples})
             raise ValueError(
                 f"lanes must be at most the {shards} shards with images to learn from, not {lanes}"
+            )
+        sizes = [len(members) for members in self.members]
+        if max(sizes) > _EVEN * min(sizes):
+            raise ValueError(
+                f"lanes ({lanes}) must share the shards evenly, but one would get {min(sizes)} "
+                f"images and another {max(sizes)}: choose fewer lanes, or make smaller shards"
             )
         self.count, self.lane_size, self.views, self.seed = lanes, batch_size // lanes, views, seed
         self.steps_per_epoch = len(examples) // batch_size

@@ -15,9 +15,9 @@ from training.captions import describe
 from training.datasets import Example, load_images
 from training.facts import Facts
 from training.lanes import Draw, Lanes
-from training.models import DualEncoder
+from training.models import ImageTextModel
 
-__all__ = ["Batch", "Images", "Learner", "make_batch", "still_statistics"]
+__all__ = ["Batch", "Images", "Learner", "batch_norms", "make_batch", "still_statistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,17 @@ class Images:
     pixels: Tensor
 
     @classmethod
-    def load(cls, examples: Sequence[Example], indices: Sequence[int], canvas: int) -> Images:
-        """Read the images of the examples at `indices`."""
-        pixels = load_images([examples[i] for i in indices], canvas, "reading images")
+    def load(
+        cls,
+        examples: Sequence[Example],
+        indices: Sequence[int],
+        canvas: int,
+        *,
+        quiet: bool = False,
+    ) -> Images:
+        """Read the images of the examples at `indices`, without a progress bar when `quiet`."""
+        own = [examples[i] for i in indices]
+        pixels = load_images(own, canvas, "reading images", quiet=quiet)
         return cls(examples, {index: row for row, index in enumerate(indices)}, pixels)
 
     def views(self, draws: Sequence[Draw], size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -121,7 +129,7 @@ class Learner(nn.Module):
         lane_size: images of a lane in a batch.
     """
 
-    def __init__(self, model: DualEncoder, lane_size: int) -> None:
+    def __init__(self, model: ImageTextModel, lane_size: int) -> None:
         super().__init__()
         self.model = model
         self.lane_size = lane_size
@@ -133,10 +141,15 @@ class Learner(nn.Module):
         return images, self.model.text(texts), self.model.scale
 
 
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The layers that remember statistics of what they saw."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
 @contextmanager
 def still_statistics(model: nn.Module) -> Iterator[None]:
     """Keep batch normalisation's running statistics as they are, for a pass that is repeated."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = batch_norms(model)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0

@@ -44,7 +44,13 @@ class Known:
 
 
 class Objective(Protocol):
-    """Losses of a batch; their sum is minimised."""
+    """Losses of a batch; their sum is minimised.
+
+    Attributes:
+        identity: tells objectives apart that give other weights.
+    """
+
+    identity: str
 
     def teach(self, batch: Batch, images: Images) -> Tensor | None:
         """The teacher's embeddings of a process's views `(N, D)`, where there is a teacher."""
@@ -57,6 +63,8 @@ class Objective(Protocol):
 
 class Contrastive:
     """Captions alone, as CLIP learns."""
+
+    identity = "captions"
 
     def teach(self, batch: Batch, images: Images) -> None:
         """There is no teacher."""
@@ -72,16 +80,17 @@ class Distilling:
 
     Args:
         settings: weights of the losses.
-        teacher: the teacher's embeddings of views.
-        scale: the teacher's logit scale.
+        seen: the teacher's embeddings of views.
     """
 
-    def __init__(self, settings: Distillation, teacher: TeacherCache, scale: float) -> None:
-        self.settings, self.teacher, self.scale = settings, teacher, scale
+    def __init__(self, settings: Distillation, seen: TeacherCache) -> None:
+        self.settings, self.seen = settings, seen
+        self.scale = seen.teacher.scale
+        self.identity = f"captions and teacher {seen.teacher.sha256} at {self.scale}"
 
     def teach(self, batch: Batch, images: Images) -> Tensor:
         """The teacher's embeddings, from the cache where it has them."""
-        return self.teacher.embeddings(images, batch.draws)
+        return self.seen.embeddings(images, batch.draws)
 
     def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
         """The contrastive loss, that of the logits and that of the features, weighted."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -18,15 +19,28 @@ from safetensors.torch import save as encode_tensors
 from torch import nn
 
 from fetalclip_edge.preprocess import PreprocessSpec
-from training.models import DualEncoder, ImageTower, ModelConfig, TextTower
-from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
+from training.models import (
+    PUBLISHED,
+    ImageTextModel,
+    ImageTower,
+    ModelConfig,
+    PublishedModel,
+    TextTower,
+)
+from training.models.untrained import as_published
+from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, PromptSet
 from training.zero_shot import embed_prompts
 
-__all__ = ["Origin", "Release", "load_release", "save_release"]
+__all__ = ["PROMPTS", "Origin", "Release", "load_published", "load_release", "save_release"]
+
+WEIGHTS = "weights.pt"
 
 M = TypeVar("M", bound=nn.Module)
 
-_LABELS = {prompts.name: prompts.labels for prompts in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)}
+PROMPTS: Mapping[str, PromptSet] = {p.name: p for p in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)}
+"""Our own prompts, by the name of the task."""
+
+_LABELS = {name: prompts.labels for name, prompts in PROMPTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +52,14 @@ class Origin:
         license: SPDX identifier. Weights distilled from a teacher are bound by its licence.
         teacher: name of the teacher, None without one.
         teacher_credit: whom to credit for it.
+        data_sha256: of the shards that it learned from, as their manifest has it.
     """
 
     method: str
     license: str = "Apache-2.0"
     teacher: str | None = None
     teacher_credit: str | None = None
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +98,22 @@ class Release:
 
 def save_release(
     folder: Path,
-    model: DualEncoder,
+    model: ImageTextModel,
     validation: dict[str, float],
     held_out: Collection[str],
     origin: Origin,
+    prompts: Mapping[str, PromptSet] = PROMPTS,
 ) -> None:
     """Write `model.json`, the towers and the prompt embeddings into `folder`.
 
     Weights are stored in half precision: the export measures what it writes, from these. The
-    text tower is written when it is of our own kind.
+    text tower is written when it is of our own kind. A model of a published architecture is
+    written as `weights.pt` instead, with the names of its authors' file.
     """
+    if isinstance(model, PublishedModel):
+        torch.save(as_published(model), folder / WEIGHTS)
+        _describe(folder, {"published": model.name}, validation, held_out, origin)
+        return
     towers: dict[str, nn.Module] = {"image_tower": model.image}
     text = getattr(model.text, "tower", model.text)  # a student's is its teacher's, wrapped
     if isinstance(text, TextTower):
@@ -100,25 +122,52 @@ def save_release(
         half = {k: v.half() if v.is_floating_point() else v for k, v in tower.state_dict().items()}
         encoded = encode_tensors({k: v.contiguous().cpu() for k, v in half.items()})
         (folder / f"{name}.safetensors").write_bytes(encoded)
-    sets = (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS)
-    embeddings = {prompts.name: embed_prompts(model, prompts).cpu().numpy() for prompts in sets}
+    embeddings = {name: embed_prompts(model, p).cpu().numpy() for name, p in prompts.items()}
     (folder / "prompts.safetensors").write_bytes(encode_arrays(embeddings))
-    description = {
+    own = {
         "model": model.config.to_dict(),
         "logit_scale": float(model.scale.detach()),
-        "origin": asdict(origin),
         "prompts": {
-            prompts.name: {
-                "labels": prompts.labels,
-                "texts": prompts.prompts,
-                "sha256": prompts.sha256,
-            }
-            for prompts in sets
+            name: {"labels": p.labels, "texts": p.prompts, "sha256": p.sha256}
+            for name, p in prompts.items()
         },
-        "validation": validation,
-        "held_out": sorted(held_out),
     }
-    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    _describe(folder, own, validation, held_out, origin)
+
+
+def _describe(
+    folder: Path,
+    own: dict[str, object],
+    validation: dict[str, float],
+    held_out: Collection[str],
+    origin: Origin,
+) -> None:
+    common = {"origin": asdict(origin), "validation": validation, "held_out": sorted(held_out)}
+    text = json.dumps({**own, **common}, indent=2) + "\n"
+    (folder / "model.json").write_text(text, encoding="utf-8")
+
+
+def load_published(folder: Path) -> tuple[PublishedModel, Origin, frozenset[str]] | None:
+    """The model of a published architecture that `training.pretrain` wrote.
+
+    Returns:
+        The model, where it comes from and the patients it did not learn from; None when the
+        folder holds a model of our own shapes.
+
+    Raises:
+        FileNotFoundError: there is no `model.json`.
+        ValueError: it is incomplete, or the weights do not fit.
+    """
+    path = folder / "model.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if "published" not in description:
+            return None
+        load = PUBLISHED[description["published"]]
+        origin, held_out = Origin(**description["origin"]), frozenset(description["held_out"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not what save_release wrote: {error!r}") from error
+    return load(folder / WEIGHTS), origin, held_out
 
 
 def load_release(folder: Path) -> Release:

@@ -2,51 +2,206 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import TaskID
-from torch import Tensor
+from rich.progress import Progress
 
-from fetalclip_edge.results import BRAIN_PLANES
-from training.augment import resize_all
-from training.config import ExperimentConfig
-from training.datasets import Example, holdout_by_group, load_images
-from training.models import DualEncoder
+from training.config import ExperimentConfig, load_config
+from training.datasets import Example, holdout_by_group
+from training.models import ImageTextModel
+from training.objectives import Objective
 from training.progress import image_progress
-from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
-from training.shards import read_examples
+from training.prompts import PromptSet, parse_prompt_files
+from training.release import PROMPTS, Origin, save_release
+from training.run_folder import RunFolder, fingerprint
+from training.shards import read_examples, read_manifest
 from training.trainer import Trainer
-from training.zero_shot import SCORED_PLANES, embed_images, embed_prompts, macro_f1
+from training.validation import Validation
 
-__all__ = [
-    "Run",
-    "Validation",
-    "load_validation",
-    "start_accelerator",
-    "train_and_validation",
-    "validate",
-]
-
-CHECKPOINT = "checkpoint.pt"
+__all__ = ["Run", "Session", "prepare", "train_and_validation"]
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """Examples of patients held out of training, with their images at the model's size.
+class Session:
+    """What a run is about, before any image is read.
 
     Attributes:
-        examples: those with a label to validate by.
-        images: uint8 `(N, 1, S, S)`.
+        config: the experiment.
+        learn: images to learn from.
+        held: images of other patients, to validate on.
+        prompts: what planes and sub-planes are recognised by.
+        data: the shards.
+        out: folder of the run.
+        accelerator: this process's part of it.
+        console: where the first process reports.
     """
 
-    examples: list[Example]
-    images: Tensor
+    config: ExperimentConfig
+    learn: list[Example]
+    held: list[Example]
+    prompts: Mapping[str, PromptSet]
+    data: Path
+    out: Path
+    accelerator: Accelerator
+    console: Console
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """The patients who are validated on."""
+        return frozenset(example.group for example in self.held)
+
+    def say(self, text: str) -> None:
+        """Report, once for all processes."""
+        if self.accelerator.is_main_process:
+            self.console.print(text, highlight=False, markup=False)
+
+    def start(self, model: ImageTextModel, objective: Objective) -> Run | None:
+        """Read the images and go to the last checkpoint, if there is one.
+
+        Returns:
+            The run, ready to train; None when it is finished already.
+
+        Raises:
+            ValueError: the folder is another run's, the checkpoint is damaged, or batch, lanes and
+                processes do not fit each other.
+        """
+        folder = RunFolder(self.out, fingerprint(self.config, self.learn, objective.identity))
+        if folder.finished:
+            self.say(f"{self.out} is finished already")
+            return None
+        self.say(f"{len(self.learn)} images to learn from, {len(self.held)} of other patients")
+        self._tell_cut_captions(model)
+        trainer = Trainer(
+            self.config, model, self.learn, objective, self.accelerator, folder.experiment
+        )
+        self._resume(trainer, folder)
+        held = self.held if self.accelerator.is_main_process else []
+        validation = Validation(held, model.preprocess.size, self.prompts)
+        return Run(self, trainer, validation, folder)
+
+    def _tell_cut_captions(self, model: ImageTextModel) -> None:
+        captions = [e.facts.caption for e in self.learn if e.facts.caption is not None]
+        text: Any = model.text
+        if cut := text.too_long(captions):
+            self.say(
+                f"warning: {cut} of {len(captions)} captions are longer than the text tower's "
+                "context; their ends are not learned"
+            )
+
+    def _resume(self, trainer: Trainer, folder: RunFolder) -> None:
+        if folder.checkpoint.exists():
+            trainer.resume(folder.checkpoint)
+            self.say(f"going on after epoch {trainer.epoch}")
+            if self.accelerator.is_main_process:
+                folder.forget_after(trainer.epoch)
+        elif self.accelerator.is_main_process:
+            folder.start()
+        self.accelerator.wait_for_everyone()
+        if len(set(gather_object([trainer.step]))) > 1:
+            raise ValueError(f"--out {self.out} must be one folder that all machines see")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run under way.
+
+    Attributes:
+        session: what it is about.
+        trainer: what learns.
+        validation: what the average of the weights is measured on.
+        folder: where it is kept.
+    """
+
+    session: Session
+    trainer: Trainer
+    validation: Validation
+    folder: RunFolder
+
+    def to_end(self, origin: Origin) -> None:
+        """Train, with a checkpoint and a line of the log after every epoch; write the release."""
+        session, trainer, accelerator = self.session, self.trainer, self.session.accelerator
+        accelerator.init_trackers("tensorboard")
+        metrics = self._measure()
+        with image_progress(session.console, disable=not accelerator.is_main_process) as progress:
+            while trainer.step < trainer.steps:
+                losses = self._epoch(progress)
+                metrics = self._measure()
+                self._log(losses, metrics)
+                trainer.save(self.folder.checkpoint)
+                accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            model, held_out = trainer.average.model, session.held_out
+            save_release(session.out, model, metrics, held_out, origin, session.prompts)
+        accelerator.end_training()
+        session.say(
+            f"wrote {session.out}; next: python -m export.bundle {session.out} --out BUNDLE "
+            f"--data {session.data}"
+        )
+
+    def _epoch(self, progress: Progress) -> dict[str, float]:
+        trainer, config = self.trainer, self.session.config
+        left = trainer.plan.steps_per_epoch - trainer.step % trainer.plan.steps_per_epoch
+        title = f"epoch {trainer.epoch + 1}/{config.epochs}"
+        task = progress.add_task(title, total=left * config.batch_size)
+
+        def after_step(state: dict[str, float]) -> None:
+            progress.advance(task, config.batch_size)
+            named = {f"step/{name}": value for name, value in state.items()}
+            self.session.accelerator.log(named, trainer.step)
+            if trainer.step % config.checkpoint_steps == 0:
+                trainer.save(self.folder.checkpoint)
+
+        losses = trainer.run_epoch(after_step)
+        progress.remove_task(task)
+        return losses
+
+    def _measure(self) -> dict[str, float]:
+        if not self.session.accelerator.is_main_process:
+            return {}
+        return self.validation.measure(self.trainer.average.model)
+
+    def _log(self, losses: dict[str, float], metrics: dict[str, float]) -> None:
+        if not self.session.accelerator.is_main_process:
+            return
+        row = {"loss": sum(losses.values()), **losses, **metrics}
+        self.folder.log({"epoch": self.trainer.epoch, **row})
+        self.session.accelerator.log(row, self.trainer.step)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in row.items())
+        self.session.say(f"epoch {self.trainer.epoch}: {shown}")
+
+
+def prepare(
+    config_path: Path,
+    out: Path,
+    data: Path,
+    prompt_files: Sequence[str],
+    console: Console,
+    *,
+    distilling: bool,
+) -> Session:
+    """Check all that a run needs, before any image is read.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the configuration, the shards or a file of prompts cannot be used; or the
+            configuration is for the other of `training.pretrain` and `training.distill`.
+    """
+    config = load_config(config_path)
+    if distilling and config.distillation is None:
+        raise ValueError(f"{config_path} has no section `distillation`: use training.pretrain")
+    if not distilling and config.distillation is not None:
+        raise ValueError(f"{config_path} has a section `distillation`: use training.distill")
+    prompts = {**PROMPTS, **parse_prompt_files(prompt_files)}
+    learn, held = train_and_validation(data, config)
+    accelerator = start_accelerator(config, out)
+    return Session(config, learn, held, prompts, data, out, accelerator, console)
 
 
 def train_and_validation(
@@ -56,27 +211,6 @@ def train_and_validation(
     return holdout_by_group(read_examples(shards, "train"), config.holdout, config.holdout_seed)
 
 
-def validate(model: DualEncoder, validation: Validation) -> dict[str, float]:
-    """Zero-shot macro-F1 of planes and brain sub-planes on the held-out patients."""
-    device = next(model.image.parameters()).device
-    images = resize_all(validation.images, model.config.image_size).to(device)
-    embeddings = embed_images(model.image, images)
-    facts = [example.facts for example in validation.examples]
-    truth = {
-        "planes": ([f.plane or "" for f in facts], SCORED_PLANES),
-        "brain_planes": ([f.brain_plane or "" for f in facts], BRAIN_PLANES),
-    }
-    metrics = {}
-    for prompts in (PLANE_PROMPTS, BRAIN_PLANE_PROMPTS):
-        known, scored = truth[prompts.name]
-        if not set(known) & set(scored):
-            continue  # captions alone say nothing of planes
-        nearest = (embeddings @ embed_prompts(model, prompts).T).argmax(dim=1)
-        answers = [prompts.labels[i] for i in nearest]
-        metrics[f"{prompts.name}_f1"] = macro_f1(known, answers, scored)
-    return metrics
-
-
 def start_accelerator(config: ExperimentConfig, out: Path) -> Accelerator:
     """One process's part of the run, as `accelerate launch` or torchrun started it."""
     return Accelerator(
@@ -84,91 +218,11 @@ def start_accelerator(config: ExperimentConfig, out: Path) -> Accelerator:
         log_with="tensorboard",
         project_dir=out,
         cpu=not torch.accelerator.is_available(),  # else processes under torchrun stay strangers
+        # The trainer averages the statistics of batch normalisation over the processes instead.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
-class Run:
-    """Trains, validates after every epoch, writes checkpoints and logs.
-
-    Args:
-        trainer: what trains.
-        validation: what the average of the weights is measured on.
-        out: folder of the run.
-        console: where the first process reports.
-
-    Raises:
-        ValueError: the folder holds a finished run, or a checkpoint of another experiment.
-    """
-
-    def __init__(
-        self, trainer: Trainer, validation: Validation, out: Path, console: Console
-    ) -> None:
-        self.trainer, self.validation, self.out, self.console = trainer, validation, out, console
-        self._main = trainer.accelerator.is_main_process
-        checkpoint = out / CHECKPOINT
-        if (out / "model.json").exists() and not checkpoint.exists():
-            raise ValueError(f"{out} holds a finished run; choose another --out")
-        if checkpoint.exists():
-            trainer.resume(checkpoint)
-            self._say(f"going on after epoch {trainer.epoch}")
-        elif self._main:
-            out.mkdir(parents=True, exist_ok=True)
-
-    def to_end(self, finish: Callable[[DualEncoder, dict[str, float]], None]) -> None:
-        """Train to the end.
-
-        Args:
-            finish: called by the first process with the averaged model and its metrics.
-        """
-        trainer, accelerator = self.trainer, self.trainer.accelerator
-        accelerator.init_trackers("tensorboard")
-        metrics = self._validate()
-        per_step, per_epoch = trainer.config.batch_size, trainer.plan.steps_per_epoch
-        with image_progress(self.console, disable=not self._main) as progress:
-            while trainer.step < trainer.steps:
-                task = progress.add_task(
-                    f"epoch {trainer.epoch + 1}/{trainer.config.epochs}",
-                    total=(per_epoch - trainer.step % per_epoch) * per_step,
-                )
-
-                def after_step(task: TaskID = task) -> None:
-                    progress.advance(task, per_step)
-                    if trainer.step % trainer.config.checkpoint_steps == 0:
-                        trainer.save(self.out / CHECKPOINT)
-
-                losses = trainer.run_epoch(after_step)
-                progress.remove_task(task)
-                metrics = self._validate()
-                trainer.save(self.out / CHECKPOINT)
-                total = sum(losses.values())
-                self._log({"epoch": trainer.epoch, "loss": total, **losses, **metrics})
-                accelerator.wait_for_everyone()
-        if self._main:
-            finish(trainer.average.model, metrics)
-        accelerator.end_training()
-
-    def _validate(self) -> dict[str, float]:
-        return validate(self.trainer.average.model, self.validation) if self._main else {}
-
-    def _say(self, text: str) -> None:
-        if self._main:
-            self.console.print(text)
-
-    def _log(self, row: dict[str, float]) -> None:
-        if not self._main:
-            return
-        self.trainer.accelerator.log(row, step=int(row["epoch"]))
-        path = self.out / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
-        self._say(f"epoch {int(row['epoch'])}: {shown}")
-
-
-def load_validation(examples: list[Example], size: int) -> Validation:
-    """Read the images of the patients held out."""
-    return Validation(examples, load_images(examples, size, "reading validation images"))
+def data_sha256(shards: Path) -> str:
+    """What identifies the data set that a model was trained on."""
+    return str(read_manifest(shards)["sha256"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,14 +19,15 @@ from training.augment import VIEWS_VERSION
 from training.datasets import Example
 from training.lanes import Draw
 from training.learner import Images
-from training.models import PUBLISHED
-from training.release import load_release
+from training.models import PUBLISHED, PublishedModel
+from training.release import load_published, load_release
 
 __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 
 T = TypeVar("T")
 
 _KEPT_CAPTIONS = 65_536
+_ROUNDING = 0.02  # of the length of an embedding in half precision
 _BATCH = 16  # always full, so that what is computed does not depend on what is computed beside it
 
 
@@ -43,7 +45,8 @@ class Teacher:
         embed_dim: length D of the embedding.
         license: SPDX identifier, which binds what is distilled from it, too.
         credit: whom to name.
-        sha256: of the weights of the image tower.
+        held_out: patients that it did not learn from; None where nobody says.
+        sha256: of the weights of both towers.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Teacher:
     embed_dim: int
     license: str
     credit: str | None
+    held_out: frozenset[str] | None
     sha256: str
 
 
@@ -67,22 +71,17 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the folder holds no text tower, or the file's weights are of another model.
+        ValueError: there is no such architecture, the folder holds no text tower, or the file's
+            weights are of another model.
     """
+    if architecture not in PUBLISHED:
+        raise ValueError(f"--architecture must be {' or '.join(PUBLISHED)}, not {architecture!r}")
     if not path.is_dir():
         model = PUBLISHED[architecture](path)
-        return Teacher(
-            name=model.name,
-            image=model.image.requires_grad_(False),
-            text=model.text,
-            text_shape={},
-            scale=float(model.scale),
-            size=model.preprocess.size,
-            embed_dim=model.embed_dim,
-            license=model.license,
-            credit=f"{model.credit}, {model.url}",
-            sha256=_weights_sha256(model.image.state_dict()),
-        )
+        return _published_teacher(model, model.license, f"{model.credit}, {model.url}", None)
+    if (found := load_published(path)) is not None:
+        model, origin, held_out = found
+        return _published_teacher(model, origin.license, origin.teacher_credit, held_out)
     release = load_release(path)
     if release.text is None:
         raise ValueError(
@@ -98,27 +97,50 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
         embed_dim=release.config.embed_dim,
         license=release.origin.license,
         credit=release.origin.teacher_credit,
-        sha256=_weights_sha256(release.tower.state_dict()),
+        held_out=release.held_out,
+        sha256=_weights_sha256(release.tower, release.text),
+    )
+
+
+def _published_teacher(
+    model: PublishedModel, license_: str, credit: str | None, held_out: frozenset[str] | None
+) -> Teacher:
+    return Teacher(
+        name=model.name,
+        image=model.image.requires_grad_(False),
+        text=model.text,
+        text_shape={},
+        scale=float(model.scale.detach()),
+        size=model.preprocess.size,
+        embed_dim=model.embed_dim,
+        license=license_,
+        credit=credit,
+        held_out=held_out,
+        sha256=_weights_sha256(model.image, model.text),
     )
 
 
 class TeacherCache:
     """Embeddings of `(image, view)`, computed when first asked for and kept.
 
-    One file a shard, half precision, NaN where nothing has been computed. Runs side by side may
-    share the files, since all write the same numbers at the same places. The folder's name holds
-    all that the embeddings depend on: the teacher, the seed and number of the views, the canvas.
+    One file in half precision, sparse on the disk; a row of zeros has not been computed. Processes
+    and runs side by side may share it, since all write the same numbers at the same places. Its
+    name holds all that the embeddings depend on: teacher, images, views and precision.
 
     Args:
-        root: folder of all caches.
+        root: folder of all caches, on a disk of this machine.
         teacher: whose embeddings they are.
         examples: images to learn from, the same list in every process.
         canvas: side at which they are kept in memory, in pixels.
         views: how many views of an image there are.
         seed: of the views.
+        precision: in which the teacher computes: "no" (float32), "bf16" or "fp16".
 
     Attributes:
         computed: how many views the teacher has looked at.
+
+    Raises:
+        ValueError: the disk has no room for all views.
     """
 
     def __init__(
@@ -130,61 +152,55 @@ class TeacherCache:
         canvas: int,
         views: int,
         seed: int,
+        precision: str,
     ) -> None:
-        self.teacher, self.views, self.seed = teacher, views, seed
-        identity = repr((teacher.sha256, teacher.size, VIEWS_VERSION, canvas, views, seed))
-        self._folder = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._members: dict[int, list[str]] = {}
-        self._places: list[tuple[int, int]] = []
-        for example in examples:
-            names = self._members.setdefault(example.shard, [])
-            self._places.append((example.shard, len(names)))
-            names.append(example.name)
-        self._files: dict[int, NDArray[np.float16]] = {}
+        self.teacher, self.seed, self.precision = teacher, seed, precision
+        shape = (len(examples), views, teacher.embed_dim)
+        listed = [(example.name, example.length) for example in examples]
+        identity = (teacher.sha256, teacher.size, VIEWS_VERSION, canvas, shape, seed, precision)
+        digest = hashlib.sha256(repr((identity, listed)).encode()).hexdigest()
+        root.mkdir(parents=True, exist_ok=True)
+        path, size = root / f"{digest[:32]}.f16", 2 * math.prod(shape)
+        _check_room(path, size, views)
+        with path.open("ab") as file:
+            file.truncate(size)
+        self._kept: NDArray[np.float16] = np.memmap(path, np.float16, "r+", shape=shape)
         self.computed = 0
-
-    def _file(self, shard: int) -> NDArray[np.float16]:
-        names = self._members[shard]
-        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-        path = self._folder / f"{shard:06d}-{digest}.npy"
-        shape = (len(names), self.views, self.teacher.embed_dim)
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            new = open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-            new[:] = np.nan
-            new.flush()
-            temporary.replace(path)
-        kept = open_memmap(path, mode="r+")
-        if kept.shape != shape or kept.dtype != np.float16:
-            raise ValueError(f"{path} is not a teacher's cache of {shape}; delete it")
-        return kept
 
     def embeddings(self, images: Images, draws: Sequence[Draw]) -> Tensor:
         """The teacher's embeddings of some views, float32 `(N, D)`, L2-normalised."""
-        missing = [draw for draw in dict.fromkeys(draws) if np.isnan(self._kept(draw)).any()]
+        # A row that another process is just writing is not yet of length 1: it is computed, too.
+        missing = [draw for draw in dict.fromkeys(draws) if not self._is_there(draw)]
         for part in _full_batches(missing):
             self._compute(images, part)
-        rows = np.stack([self._kept(draw) for draw in draws]).astype(np.float32)
-        return nn.functional.normalize(torch.from_numpy(rows), dim=-1)
+        rows = np.stack([self._kept[draw.index, draw.view] for draw in draws])
+        return nn.functional.normalize(torch.from_numpy(rows.astype(np.float32)), dim=-1)
 
-    def _kept(self, draw: Draw) -> NDArray[np.float16]:
-        shard, place = self._places[draw.index]
-        if shard not in self._files:
-            self._files[shard] = self._file(shard)
-        row: NDArray[np.float16] = self._files[shard][place, draw.view]
-        return row
+    def _is_there(self, draw: Draw) -> bool:
+        row = self._kept[draw.index, draw.view].astype(np.float32)
+        return bool(abs(np.linalg.norm(row) - 1) < _ROUNDING)
 
     @torch.no_grad()
     def _compute(self, images: Images, draws: list[Draw]) -> None:
         views, _ = images.views(draws, self.teacher.size, self.seed)
         device = next(self.teacher.image.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16):
+        lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(device.type, lower, enabled=lower is not None):
             levels = views.to(device, memory_format=torch.channels_last)
             embedded = self.teacher.image(levels).float().cpu().numpy()
         for draw, row in zip(draws, embedded, strict=True):
-            self._kept(draw)[:] = row
+            self._kept[draw.index, draw.view] = row
         self.computed += len(set(draws))
+
+
+def _check_room(path: Path, size: int, views: int) -> None:
+    there = path.stat().st_blocks * 512 if path.exists() else 0
+    free = shutil.disk_usage(path.parent).free
+    if size - there > free:
+        raise ValueError(
+            f"what the teacher sees in {views} views of every image takes {size / 1e9:.1f} GB, and "
+            f"{path.parent} has {free / 1e9:.1f} GB left: lower `views`, or choose another --cache"
+        )
 
 
 class FrozenText(nn.Module):
@@ -192,13 +208,18 @@ class FrozenText(nn.Module):
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
-        self.tower = tower.eval().requires_grad_(False)
+        self.tower: Any = tower.eval().requires_grad_(False)
         self._known: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> FrozenText:
         """Stays in evaluation mode."""
         return super().train(False)
 
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many sentences do not fit the context, and are cut."""
+        return int(self.tower.too_long(texts))
+
+    @torch.inference_mode(False)  # what is remembered is used in training as well
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embeddings `(N, D)`, L2-normalised."""
@@ -220,10 +241,11 @@ def _full_batches(items: Sequence[T]) -> Iterator[list[T]]:
         yield part + part[:1] * (_BATCH - len(part))
 
 
-def _weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Hash over names and values of some weights."""
+def _weights_sha256(*towers: nn.Module) -> str:
+    """Hash over names and values of the towers' weights."""
     digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    for tower in towers:
+        for name, value in sorted(tower.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from open_clip.loss import gather_features
-from torch import Tensor
+from torch import Tensor, nn
 
+import training.torchvision_ops  # noqa: F401  (before open_clip)
 from training.averaging import WeightAverage
 from training.config import ExperimentConfig
 from training.datasets import Example
 from training.facts import relations
 from training.lanes import Lanes
-from training.learner import Batch, Images, Learner, make_batch, still_statistics
-from training.models import DualEncoder
+from training.learner import Batch, Images, Learner, batch_norms, make_batch, still_statistics
+from training.models import ImageTextModel
 from training.objectives import Known, Objective, Pairs
 
+from open_clip.loss import gather_features  # isort: skip
+
 __all__ = ["Trainer"]
+
+_LARGEST_GRADIENT = 1.0  # longer ones are cut to this length
 
 
 class Trainer:
@@ -38,6 +42,7 @@ class Trainer:
         examples: images to learn from, the same list in every process.
         objective: what is minimised.
         accelerator: of this process.
+        experiment: what its checkpoints belong to.
 
     Attributes:
         average: what is validated and kept in the end.
@@ -52,10 +57,11 @@ class Trainer:
     def __init__(
         self,
         config: ExperimentConfig,
-        model: DualEncoder,
+        model: ImageTextModel,
         examples: Sequence[Example],
         objective: Objective,
         accelerator: Accelerator,
+        experiment: str,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
         self.plan = Lanes(
@@ -66,11 +72,20 @@ class Trainer:
             seed=config.seed,
         )
         self.lanes = self.plan.of_process(accelerator.process_index, accelerator.num_processes)
+        if len(self.lanes) % config.accumulate:
+            raise ValueError(
+                f"accumulate ({config.accumulate}) must divide the {len(self.lanes)} lanes of a "
+                "process"
+            )
         self.images = Images.load(
-            examples, [i for lane in self.lanes for i in self.plan.members[lane]], config.canvas
+            examples,
+            [index for lane in self.lanes for index in self.plan.members[lane]],
+            config.canvas,
+            quiet=not accelerator.is_main_process,
         )
         model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(accelerator.device)
+        _slow_statistics(model, len(self.lanes))
         self.average = WeightAverage(model, config.average_decay)
         optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
         self.learner, self.optimizer = accelerator.prepare(
@@ -79,53 +94,78 @@ class Trainer:
         self.model = model
         self.step, self.steps = 0, config.epochs * self.plan.steps_per_epoch
         self._losses: dict[str, float] = {}  # sums of this epoch
-        self._experiment = _fingerprint(config, examples)
+        self._experiment = experiment
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
         return self.step // self.plan.steps_per_epoch
 
-    def run_epoch(self, after_step: Callable[[], None]) -> dict[str, float]:
+    def run_epoch(self, after_step: Callable[[dict[str, float]], None]) -> dict[str, float]:
         """Train to the end of the epoch; the mean of every loss over its steps.
 
         Args:
-            after_step: called after every step but the last.
+            after_step: called after every step but the last with its losses, learning rate and
+                logit scale.
         """
         self.learner.train()
         end = (self.epoch + 1) * self.plan.steps_per_epoch
-        while self.step < end:
-            for name, value in self._one_step().items():
-                self._losses[name] = self._losses.get(name, 0.0) + value
-            if self.step < end:
-                after_step()
+        with ThreadPoolExecutor(1, "next-batch") as ahead:
+            coming = ahead.submit(self._make_batch, self.step)
+            while self.step < end:
+                batch = coming.result()
+                if self.step + 1 < end:
+                    coming = ahead.submit(self._make_batch, self.step + 1)
+                losses = self._one_step(batch)
+                for name, value in losses.items():
+                    self._losses[name] = self._losses.get(name, 0.0) + value
+                if self.step < end:
+                    scale = float(self.model.scale.detach())
+                    after_step({**losses, "learning_rate": self._rate(), "logit_scale": scale})
         means = {name: sum_ / self.plan.steps_per_epoch for name, sum_ in self._losses.items()}
         self._losses.clear()
         return means
 
-    def _one_step(self) -> dict[str, float]:
-        config = self.config
+    def _make_batch(self, step: int) -> Batch:
+        size = self.config.image_size_at(step // self.plan.steps_per_epoch)
+        seed = self.config.augmentation_seed
+        return make_batch(self.images, self.plan, self.lanes, step, size, seed)
+
+    def _one_step(self, batch: Batch) -> dict[str, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate()
-        size = config.image_size_at(self.epoch)
-        batch = make_batch(
-            self.images, self.plan, self.lanes, self.step, size, config.augmentation_seed
-        )
+            group["lr"] = self._rate()
         self.optimizer.zero_grad()
         losses = self._backward(batch, self.step / max(1, self.steps - 1))
-        self.accelerator.clip_grad_norm_(self.learner.parameters(), 1.0)
+        self.accelerator.clip_grad_norm_(self.learner.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
+        self._share_statistics()
         self.step += 1
         self.average.update(self.model)
         return losses
 
     def _rate(self) -> float:
-        """Linear warm-up, then half a cosine down to a hundredth."""
-        warmup = self.config.warmup_steps
+        """Learning rate: linear warm-up, then half a cosine down to a hundredth."""
+        config, warmup = self.config, self.config.warmup_steps
         if self.step < warmup:
-            return (self.step + 1) / warmup
+            return config.learning_rate * (self.step + 1) / warmup
         done = (self.step - warmup) / max(1, self.steps - warmup)
-        return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+        return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+    def _share_statistics(self) -> None:
+        """Every process has seen other lanes: average what batch normalisation remembers."""
+        if self.accelerator.num_processes == 1:
+            return
+        kept = [
+            statistic
+            for layer in batch_norms(self.model)
+            for statistic in (layer.running_mean, layer.running_var)
+            if statistic is not None
+        ]
+        if not kept:
+            return
+        shared = self.accelerator.reduce(torch.cat([s.flatten() for s in kept]), "mean")
+        for statistic, mean in zip(kept, shared.split([s.numel() for s in kept]), strict=True):
+            statistic.copy_(mean.view_as(statistic))
 
     def _backward(self, batch: Batch, done: float) -> dict[str, float]:
         """Gradients of the loss over the whole batch, that of other processes included.
@@ -134,7 +174,7 @@ class Trainer:
         another is embedded again and the loss taken with the others' embeddings, which adds up to
         the gradient of the whole (as in open_clip's `accum_freq`).
         """
-        size = math.ceil(len(self.lanes) / self.config.accumulate) * self.plan.lane_size
+        size = len(self.lanes) // self.config.accumulate * self.plan.lane_size
         parts = batch.split(size)
         kept = self._embed_ahead(parts) if len(parts) > 1 else []
         everyone = self._gather(batch)
@@ -234,16 +274,17 @@ class Trainer:
         return {k: v for k, v in self.model.state_dict().items() if k not in frozen}
 
 
-def _groups(model: DualEncoder, config: ExperimentConfig) -> list[dict[str, Any]]:
+def _slow_statistics(model: nn.Module, lanes: int) -> None:
+    """Batch normalisation remembers as much of a step, in however many lanes it comes."""
+    for layer in batch_norms(model):
+        if layer.momentum is not None:
+            layer.momentum /= lanes
+
+
+def _groups(model: ImageTextModel, config: ExperimentConfig) -> list[dict[str, Any]]:
     """Weight decay pulls on matrices alone; biases, norms and the temperature are left free."""
     learned = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _fingerprint(config: ExperimentConfig, examples: Sequence[Example]) -> str:
-    """What a checkpoint belongs to: the configuration, and the images that are learned from."""
-    listed = sorted((example.group, example.name) for example in examples)
-    return hashlib.sha256(repr((config, listed)).encode()).hexdigest()

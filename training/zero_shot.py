@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from training.models import DualEncoder
+from training.models import ImageTextModel
 from training.prompts import PromptSet
 
 __all__ = ["SCORED_PLANES", "embed_images", "embed_prompts", "macro_f1"]
@@ -19,7 +19,7 @@ SCORED_PLANES = ("abdomen", "brain", "femur", "thorax")
 
 
 @torch.inference_mode()
-def embed_prompts(model: DualEncoder, prompts: PromptSet) -> Tensor:
+def embed_prompts(model: ImageTextModel, prompts: PromptSet) -> Tensor:
     """One embedding a class: the mean over its sentences, L2-normalised, `(classes, D)`."""
     model.eval()
     means = [model.text(texts).mean(dim=0) for texts in prompts.prompts.values()]
@@ -30,7 +30,8 @@ def embed_prompts(model: DualEncoder, prompts: PromptSet) -> Tensor:
 def embed_images(tower: torch.nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Embeddings `(N, D)` of grey levels `(N, 1, S, S)`."""
     tower.eval()
-    return torch.cat([tower(batch.float()) for batch in images.split(batch_size)])
+    device = next(tower.parameters()).device
+    return torch.cat([tower(batch.to(device).float()) for batch in images.split(batch_size)])
 
 
 def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> float:

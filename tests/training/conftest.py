@@ -82,7 +82,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         heads.append({**row, "head_circumference_mm": 150 + 10 * subject, "split": split})
     _write_table(root / "hc18" / "labels.csv", heads)
     shards = root / "shards"
-    write_shards(read_source(root), shards, images_per_shard=12)
+    write_shards(read_source(root), shards, images_per_shard=7)
     return shards
 
 

@@ -96,6 +96,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("precision", False),
         ("checkpoint_steps", 0),
         ("distillation", 1),
+        ("model", {"image_size": 96, "embed_dim": 16}),
         ("canvas", 63),
         ("canvas", None),
         ("batch_size", 1),
@@ -148,7 +149,7 @@ def test_a_bad_value_or_key_is_named(tmp_path: Path, key: Any, value: object) ->
 )
 def test_a_bad_shape_of_the_model_is_named(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"model: .*{key}"):
-        load_config(write(tmp_path, {**GOOD, "model": {key: value}}))
+        load_config(write(tmp_path, {**GOOD, "model": {"image_size": 64, key: value}}))
 
 
 def test_a_number_that_yaml_takes_for_text_is_explained(tmp_path: Path) -> None:
@@ -177,6 +178,7 @@ def test_a_section_distillation_is_read(tmp_path: Path) -> None:
     assert config.distillation == Distillation(1, 0, 2.0, -0.8)
     assert config.distillation.off_diagonal_at(0.25) == pytest.approx(1.3)
     assert load_config(write(tmp_path, GOOD)).distillation is None
+    assert load_config(write(tmp_path, {**GOOD, "distillation": None})).distillation is None
 
 
 @pytest.mark.parametrize(

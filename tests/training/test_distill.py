@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +14,42 @@ import pytest
 import torch
 import typer
 import yaml
+from safetensors.torch import load_file, save_file
+from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from training.augment import draw_views
-from training.config import Distillation
+from training.config import Distillation, load_config
 from training.distill import main
 from training.facts import Facts, relations
 from training.lanes import Draw, Lanes
-from training.learner import Images
+from training.learner import Batch, Images
 from training.losses import contrastive_loss
 from training.models import DualEncoder, ModelConfig
+from training.models.architectures import MOBILE_FETALCLIP
 from training.objectives import Distilling, Known, Pairs
 from training.release import Origin, load_release, save_release
-from training.shards import read_examples
-from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
+from training.session import train_and_validation
+from training.shards import read_examples, read_manifest
+from training.teacher import FrozenText, Teacher, TeacherCache
+from training.trainer import Trainer
+
+from open_clip import CustomTextCLIP  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_run(tmp_path_factory: pytest.TempPathFactory, drawn: Path, experiment: Path) -> Path:
     """An untrained teacher with a text tower of two layers and embeddings of 24 numbers."""
+    _, held = train_and_validation(drawn, load_config(experiment))
     torch.manual_seed(1)
     shape = ModelConfig(
         image_size=64, embed_dim=24, text_width=32, text_heads=2, text_layers=2, text_context=40
     )
     out = tmp_path_factory.mktemp("teacher")
-    save_release(out, DualEncoder(shape).eval(), {}, {"planes/1"}, Origin("pretrain"))
+    held_out = {example.group for example in held}
+    save_release(out, DualEncoder(shape).eval(), {}, held_out, Origin("pretrain"))
     return out
 
 
@@ -57,7 +68,10 @@ def test_the_student_speaks_the_teachers_language(
     main(config, teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
     teacher, student = load_release(teacher_run), load_release(tmp_path / "run")
     assert student.config.embed_dim == 24
-    assert student.origin == Origin("distill", "Apache-2.0", "tf_efficientnet_lite0", None)
+    learned_from = read_manifest(drawn)["sha256"]
+    assert student.origin == Origin(
+        "distill", teacher="tf_efficientnet_lite0", data_sha256=learned_from
+    )
     # The text tower has not moved, so the prompts of both are the same.
     for name, embedding in teacher.embeddings.items():
         np.testing.assert_allclose(student.embeddings[name], embedding, atol=2e-3)
@@ -74,12 +88,10 @@ def test_the_student_speaks_the_teachers_language(
 def test_a_student_cut_off_goes_on_to_the_same_weights(
     config: Path, teacher_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.trainer import Trainer
-
     real = Trainer._one_step
 
-    def cut_off(trainer: Trainer) -> dict[str, float]:
-        losses = real(trainer)
+    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
+        losses = real(trainer, batch)
         if trainer.step == 7:
             raise KeyboardInterrupt
         return losses
@@ -110,7 +122,19 @@ class Recorder(nn.Module):
 
 
 def recording_teacher(sha256: str = "a") -> Teacher:
-    return Teacher("t", Recorder(), nn.Identity(), {}, 10.0, 48, 2, "Apache-2.0", None, sha256)
+    return Teacher(
+        name="t",
+        image=Recorder(),
+        text=nn.Identity(),
+        text_shape={},
+        scale=10.0,
+        size=48,
+        embed_dim=2,
+        license="Apache-2.0",
+        credit=None,
+        held_out=None,
+        sha256=sha256,
+    )
 
 
 @pytest.fixture
@@ -119,9 +143,11 @@ def images(drawn: Path) -> Images:
     return Images.load(examples, range(len(examples)), 64)
 
 
-def make_cache(folder: Path, images: Images, sha256: str = "a", seed: int = 0) -> TeacherCache:
-    teacher = recording_teacher(sha256)
-    return TeacherCache(folder, teacher, images.examples, canvas=64, views=3, seed=seed)
+def make_cache(
+    folder: Path, images: Images, sha256: str = "a", views: int = 3, **changed: Any
+) -> TeacherCache:
+    settings = {"canvas": 64, "seed": 0, "precision": "no", **changed}
+    return TeacherCache(folder, recording_teacher(sha256), images.examples, views=views, **settings)
 
 
 def test_the_teacher_sees_every_view_once_at_its_own_size(tmp_path: Path, images: Images) -> None:
@@ -134,7 +160,7 @@ def test_the_teacher_sees_every_view_once_at_its_own_size(tmp_path: Path, images
     )
     means = views.double().mean(dim=(1, 2, 3)) / 255
     expected = torch.stack([means.cos(), means.sin()], dim=1).float()
-    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)  # bfloat16, then half
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)  # kept in half precision
 
     again = make_cache(tmp_path, images)
     torch.testing.assert_close(again.embeddings(images, draws), found, rtol=0, atol=0)
@@ -143,7 +169,7 @@ def test_the_teacher_sees_every_view_once_at_its_own_size(tmp_path: Path, images
     assert again.computed == 1
 
 
-@pytest.mark.parametrize("changed", [{"sha256": "b"}, {"seed": 1}])
+@pytest.mark.parametrize("changed", [{"sha256": "b"}, {"seed": 1}, {"precision": "bf16"}])
 def test_another_teacher_or_seed_has_a_cache_of_its_own(
     tmp_path: Path, images: Images, changed: dict[str, Any]
 ) -> None:
@@ -153,12 +179,27 @@ def test_another_teacher_or_seed_has_a_cache_of_its_own(
     assert other.computed == 1
 
 
-def test_a_cache_of_another_shape_is_refused(tmp_path: Path, images: Images) -> None:
-    make_cache(tmp_path, images).embeddings(images, [Draw(0, 0)])
-    [file] = tmp_path.rglob("*.npy")
-    np.save(file, np.zeros((2, 2), dtype=np.float16))
-    with pytest.raises(ValueError, match="is not a teacher's cache"):
-        make_cache(tmp_path, images).embeddings(images, [Draw(0, 0)])
+def test_two_at_the_same_time_share_a_cache(tmp_path: Path, images: Images) -> None:
+    one, other = make_cache(tmp_path, images), make_cache(tmp_path, images)
+    found = one.embeddings(images, [Draw(0, 0), Draw(1, 2)])
+    torch.testing.assert_close(other.embeddings(images, [Draw(1, 2)])[0], found[1])
+    assert other.computed == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_row_half_written_is_computed_again(tmp_path: Path, images: Images) -> None:
+    first = make_cache(tmp_path, images)
+    whole = first.embeddings(images, [Draw(0, 0)])
+    first._kept[0, 0, 1] = 0
+    second = make_cache(tmp_path, images)
+    torch.testing.assert_close(second.embeddings(images, [Draw(0, 0)]), whole)
+    assert second.computed == 1
+
+
+def test_more_views_than_the_disk_holds_are_refused(tmp_path: Path, images: Images) -> None:
+    with pytest.raises(ValueError, match="lower `views`"):
+        make_cache(tmp_path, images, views=10**12)
+    assert not list(tmp_path.iterdir())
 
 
 def test_frozen_text_remembers_and_does_not_learn() -> None:
@@ -175,22 +216,30 @@ def test_frozen_text_remembers_and_does_not_learn() -> None:
     torch.testing.assert_close(frozen(["femur"])[0], expected[1])
 
 
-def test_losses_are_weighted_and_repulsion_comes_with_time() -> None:
+def test_losses_are_weighted_and_repulsion_comes_with_time(tmp_path: Path, images: Images) -> None:
     settings = Distillation(0.5, 3.0, off_diagonal_start=2.0, off_diagonal_end=-1.0)
     assert [settings.off_diagonal_at(done) for done in (0, 0.5, 1)] == [2.0, 0.5, -1.0]
     facts = [Facts("femur"), Facts("brain")]
     known = Known(torch.from_numpy(relations(facts, facts)), torch.eye(2))
-    images, captions = torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.eye(2)
-    pairs = Pairs(images, captions, torch.tensor(10.0))
+    looks, captions = torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.eye(2)
+    pairs = Pairs(looks, captions, torch.tensor(10.0))
     early, late = (
-        Distilling(settings, None, 10.0)(pairs, known, done)  # type: ignore[arg-type]
+        Distilling(settings, make_cache(tmp_path, images))(pairs, known, done)
         for done in (0.0, 1.0)
     )
     assert float(early["features"]) == pytest.approx(3 * (0.4 + 0.0) / 2)
-    expected = contrastive_loss(images, captions, pairs.scale, known.relations)
+    expected = contrastive_loss(looks, captions, pairs.scale, known.relations)
     assert float(early["contrastive"]) == pytest.approx(float(expected))
-    # Image 0 looks more like caption 1, which repulsion does not punish but reward.
-    assert float(early["logits"]) > float(late["logits"])
+    # The teacher's scale is 10: it gives its own pair 1 / (1 + exp(-10)) and the other the rest.
+    own, other = 1 / (1 + np.exp(-10)), 1 / (1 + np.exp(10))
+    logits = 10 * np.array([[0.6, 0.8], [0.0, 1.0]])
+    for losses, off_diagonal in ((early, 2.0), (late, -1.0)):
+        total = 0.0
+        for axis in (0, 1):
+            chances = log_softmax(logits, axis=axis)
+            weights = np.where(np.eye(2) == 1, own, off_diagonal * other)
+            total -= (weights * chances).sum() / 2
+        assert float(losses["logits"]) == pytest.approx(0.5 * total / 2, rel=1e-4)
 
 
 def test_a_plan_of_few_views_repeats_them(images: Images) -> None:
@@ -215,19 +264,72 @@ def test_bad_teachers_and_configurations_end_with_a_message_and_code_2(
     content = io.BytesIO()
     torch.save({"some": torch.zeros(2)}, content)
     foreign.write_bytes(content.getvalue())
-    for path, teacher, told in (
-        (experiment, teacher_run, "use training.pretrain"),
-        (config, mute, "a teacher must embed captions"),
-        (config, tmp_path / "nowhere.pt", "nowhere.pt"),
-        (config, foreign, "FetalCLIP"),
+    wise = tmp_path / "wise"
+    shutil.copytree(teacher_run, wise)
+    description = json.loads((wise / "model.json").read_text())
+    (wise / "model.json").write_text(json.dumps({**description, "held_out": []}))
+    small = tmp_path / "small.yaml"
+    values = yaml.safe_load(config.read_text())
+    small.write_text(
+        yaml.safe_dump(
+            {
+                **values,
+                "canvas": 32,
+                "stages": [{"epochs": 1, "image_size": 32}],
+                "model": {**values["model"], "image_size": 32},
+            }
+        )
+    )
+    for path, teacher, architecture, told in (
+        (experiment, teacher_run, "fetalclip", "use training.pretrain"),
+        (config, mute, "fetalclip", "a teacher must embed captions"),
+        (config, tmp_path / "nowhere.pt", "fetalclip", "nowhere.pt"),
+        (config, foreign, "fetalclip", "FetalCLIP"),
+        (config, foreign, "FetalCLIP", "--architecture must be fetalclip or mobile-fetalclip"),
+        (config, wise, "fetalclip", "the teacher learned from"),
+        (small, teacher_run, "fetalclip", "canvas must be at least the 64 pixels"),
     ):
         with pytest.raises(typer.Exit) as exit_:
-            main(path, teacher, tmp_path / "out", drawn, tmp_path / "cache")
+            main(path, teacher, tmp_path / "out", drawn, tmp_path / "cache", architecture)
         assert exit_.value.exit_code == 2
         assert told in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "experiment.json").exists()
 
 
-def test_the_students_of_published_weights_are_bound_by_their_licence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load_teacher(tmp_path / "FetalCLIP_weights.pt")
+def test_another_teacher_does_not_take_over_a_run(
+    config: Path,
+    teacher_run: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(config, teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
+    (tmp_path / "run" / "model.json").unlink()  # as if it had been killed just before
+    other = tmp_path / "other"
+    shutil.copytree(teacher_run, other)
+    weights = load_file(other / "text_tower.safetensors")
+    first = next(iter(weights))
+    save_file({**weights, first: weights[first] + 0.5}, other / "text_tower.safetensors")
+    with pytest.raises(typer.Exit) as exit_:
+        main(config, other, tmp_path / "run", drawn, tmp_path / "cache")
+    assert exit_.value.exit_code == 2
+    assert "another teacher" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_student_of_published_weights_is_bound_by_their_licence(
+    config: Path, drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "mobile_fetal_clip_weights.pt"
+    torch.save(CustomTextCLIP(**MOBILE_FETALCLIP.config).half().state_dict(), weights)
+    values = {**yaml.safe_load(config.read_text()), "canvas": 256, "views": 1}
+    config.write_text(yaml.safe_dump({**values, "stages": [{"epochs": 1, "image_size": 64}]}))
+    main(config, weights, tmp_path / "run", drawn, tmp_path / "cache", "mobile-fetalclip")
+    student = load_release(tmp_path / "run")
+    assert student.config.embed_dim == 512
+    assert student.origin.license == "CC-BY-NC-4.0"
+    assert student.origin.teacher == "mobile-fetalclip"
+    assert "arXiv 2603.05421" in str(student.origin.teacher_credit)
+    assert student.text is None
+    assert not (tmp_path / "run" / "text_tower.safetensors").exists()
+    assert student.embeddings["planes"].shape == (6, 512)

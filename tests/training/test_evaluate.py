@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner, Result
 
 import fetalclip_edge as fe
+from export.card import write_card
 from training.evaluate import main
+from training.evaluation import tasks
 from training.evaluation.report import percent, with_interval
 from training.models import DualEncoder, ModelConfig
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, load_prompts
@@ -74,10 +78,12 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_release(
     tmp_path_factory: pytest.TempPathFactory, release: Path, drawn: Path, light: Path
 ) -> tuple[Path, Result]:
-    """Everything, of a model that can do everything."""
+    """Everything, of a model that can do everything; UMAP has a test of its own, and is slow."""
     out = tmp_path_factory.mktemp("evaluation")
     arguments = ("--data", drawn, "--out", out, "--device", "cpu", "--probe", light)
-    return out, evaluate(release, *arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "embedding_map", lambda embeddings: embeddings[:, :2])
+        return out, evaluate(release, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,19 @@ def test_pictures_are_written_and_those_of_patients_are_marked(
             assert picture.format == "PNG"
     for text in (" ".join(done.output.split()), (out / "evaluation.md").read_text()):
         assert "Do not publish or commit them" in text
+
+
+def test_git_passes_over_pictures_of_patients(of_release: tuple[Path, Result]) -> None:
+    out, _ = of_release
+    subprocess.run(["git", "init", "--quiet", out], check=True)
+    listed = subprocess.run(
+        ["git", "-C", out, "status", "--porcelain", "--untracked-files=all"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "pictures/few_shot.png" in listed
+    assert "activation" not in listed
 
 
 def test_a_bundle_says_what_it_cannot_do(of_bundle: tuple[Path, Result]) -> None:
@@ -231,6 +250,63 @@ def test_a_table_of_labels_makes_a_probe(of_release: tuple[Path, Result]) -> Non
     assert "| light |" in (out / "evaluation.md").read_text()
 
 
+def test_what_one_part_of_a_task_lacks_costs_the_others_nothing(
+    release: Path, drawn: Path, tmp_path: Path
+) -> None:
+    # Given shards without any brain sub-plane
+    [planes] = [found for found in read_source(drawn.parent) if "PLANES" in found.layout]
+    kept = [record for record in planes.records if record.facts.brain_plane is None]
+    write_shards([replace(planes, records=kept)], tmp_path / "shards")
+    chosen = "brain_planes,probes,few_shot,activations"
+    arguments = ("--data", tmp_path / "shards", "--out", tmp_path / "out", "--tasks", chosen)
+    done = evaluate(release, *arguments)
+    assert done.exit_code == 0, done.output
+    found = report(tmp_path / "out")
+    assert {name: list(parts) for name, parts in found["tasks"].items()} == {
+        "probes": ["planes"],
+        "few_shot": ["planes"],
+        "activations": ["planes"],
+    }
+    lacking = ("probes, brain_planes", "few_shot, brain_planes", "activations, brain_planes")
+    for name in ("brain_planes", *lacking):
+        assert "split has no image labelled with any of trans-thalamic" in found["left_out"][name]
+    # And no brain was there to be scored
+    assert found["tasks"]["probes"]["planes"]["classes"] == ["abdomen", "femur", "thorax"]
+
+
+def test_other_shards_than_those_of_training_are_pointed_out(
+    release: Path, drawn: Path, tmp_path: Path
+) -> None:
+    # Given a release that says which shards it learned from
+    manifest = json.loads((drawn / "manifest.json").read_text())
+    told = {}
+    for name, sha256 in (("same", manifest["sha256"]), ("other", "0" * 64)):
+        folder = shutil.copytree(release, tmp_path / name)
+        description = json.loads((folder / "model.json").read_text())
+        description["origin"]["data_sha256"] = sha256
+        (folder / "model.json").write_text(json.dumps(description))
+        out = tmp_path / f"out of {name}"
+        done = evaluate(folder, "--data", drawn, "--out", out, "--tasks", "planes")
+        assert done.exit_code == 0, done.output
+        told[name] = (out / "evaluation.md").read_text() + " ".join(done.output.split())
+    assert "not the shards that the model was made from" not in told["same"]
+    assert told["other"].count("not the shards that the model was made from") == 2
+
+
+def test_a_bundles_evaluation_becomes_its_card(
+    of_bundle: tuple[Path, Result], shipped: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(shipped, tmp_path / "bundle")
+    found = report(of_bundle[0])
+    write_card(bundle, found)
+    card = (bundle / "MODEL_CARD.md").read_text()
+    planes = found["tasks"]["planes"]
+    ours = with_interval(planes["macro_f1"], planes["macro_f1_interval"])
+    assert f"| zero-shot planes, macro-F1 | {ours} | 97.27 | - |" in card
+    assert "Not measured: gestational age: a bundle has no text tower" in card
+    assert "test 10 images of 3 patients" in card
+
+
 def _without_test(drawn: Path, folder: Path) -> Path:
     shutil.copytree(drawn, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -261,6 +337,17 @@ REFUSED: list[tuple[str, Case]] = [
     (
         "--prompts needs a text tower",
         lambda b, d, t: [b, "--data", d, "--prompts", f"brain_planes={_prompts(t)}"],
+    ),
+    (
+        "--tasks leaves brain_planes out",
+        lambda b, d, t: [
+            *(b, "--data", d, "--tasks", "planes"),
+            *("--prompts", f"brain_planes={_prompts(t)}"),
+        ],
+    ),
+    (
+        "own.json must be ages in days",
+        lambda b, d, t: [b, "--data", d, "--prompts", f"gestational_age={_prompts(t)}"],
     ),
     ("gone.csv does not exist", lambda b, d, t: [b, "--data", d, "--probe", t / "gone.csv"]),
     ("lacks the column label", lambda b, d, t: [b, "--data", d, "--probe", _table(t)]),

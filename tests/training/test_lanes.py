@@ -93,6 +93,7 @@ def test_views_are_drawn_evenly() -> None:
         (40, 4, 3, 8, "batch_size must be a multiple of lanes"),
         (7, 4, 2, 8, "batch_size must be at most the 7 images"),
         (40, 2, 4, 8, "lanes must be at most the 2 shards"),
+        (40, 3, 2, 8, "must share the shards evenly, but one would get 13 images and another 27"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(

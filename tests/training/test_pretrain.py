@@ -6,22 +6,30 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
 import yaml
 from safetensors.torch import load_file
 
+from fetalclip_edge.results import PLANES
 from training.config import load_config
+from training.learner import Batch
 from training.models import ModelConfig
+from training.objectives import Contrastive
 from training.pretrain import main
 from training.release import Origin, load_release
+from training.run_folder import RunFolder, fingerprint
 from training.session import train_and_validation
+from training.shards import read_manifest, write_shards
+from training.sources import read_source
 from training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,11 +60,13 @@ def read_log(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_run_holds_what_the_export_reads(unbroken: Path, tiny_model: dict[str, Any]) -> None:
+def test_the_run_holds_what_the_export_reads(
+    unbroken: Path, drawn: Path, tiny_model: dict[str, Any]
+) -> None:
     release = load_release(unbroken)
     assert release.config == ModelConfig(**tiny_model)
     assert release.text is not None
-    assert release.origin == Origin("pretrain", "Apache-2.0", None, None)
+    assert release.origin == Origin("pretrain", data_sha256=read_manifest(drawn)["sha256"])
     assert set(release.validation) == {"planes_f1", "brain_planes_f1"}
     log = read_log(unbroken)
     assert [row["epoch"] for row in log] == ["1", "2"]
@@ -72,6 +82,8 @@ def test_tensorboard_has_the_curves(unbroken: Path) -> None:
     events.Reload()
     losses = [event.value for event in events.Scalars("loss")]
     assert losses == pytest.approx([float(row["loss"]) for row in read_log(unbroken)], rel=1e-5)
+    rates = events.Scalars("step/learning_rate")
+    assert [event.step for event in rates] == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
 def test_held_out_patients_are_none_that_was_learned_from(
@@ -108,8 +120,8 @@ def test_a_run_cut_off_goes_on_to_the_same_weights(
 ) -> None:
     real = Trainer._one_step
 
-    def cut_off(trainer: Trainer) -> dict[str, float]:
-        losses = real(trainer)
+    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
+        losses = real(trainer, batch)
         if trainer.step == cut_at:  # one step after the checkpoint, which is lost
             raise KeyboardInterrupt
         return losses
@@ -134,9 +146,12 @@ def test_a_run_cut_off_goes_on_to_the_same_weights(
         assert (unbroken / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_a_finished_run_is_left_as_it_is(unbroken: Path, drawn: Path, experiment: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(
+    unbroken: Path, drawn: Path, experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (unbroken / "image_tower.safetensors").read_bytes()
     main(experiment, unbroken, drawn)
+    assert "is finished already" in " ".join(capsys.readouterr().err.split())
     assert (unbroken / "image_tower.safetensors").read_bytes() == before
     assert len(read_log(unbroken)) == 2
 
@@ -158,9 +173,63 @@ def test_a_checkpoint_of_another_experiment_is_refused(
     assert (unbroken / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_row_written_before_its_checkpoint_is_not_written_twice(
+    drawn: Path, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Trainer.save
+
+    def killed(trainer: Trainer, path: Path) -> None:
+        if trainer.step == 10:
+            raise KeyboardInterrupt
+        real(trainer, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(experiment, tmp_path, drawn)
+    assert [row["epoch"] for row in read_log(tmp_path)] == ["1", "2"]
+    main(experiment, tmp_path, drawn)
+    assert [row["epoch"] for row in read_log(tmp_path)] == ["1", "2"]
+
+
+def test_images_in_other_shards_are_another_experiment(
+    unbroken: Path,
+    drawn: Path,
+    experiment: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(drawn.parent / "planes", tmp_path / "data" / "planes")
+    shutil.copytree(drawn.parent / "hc18", tmp_path / "data" / "hc18")
+    write_shards(read_source(tmp_path / "data"), tmp_path / "shards", images_per_shard=8)
+    with pytest.raises(typer.Exit):
+        main(experiment, unbroken, tmp_path / "shards")
+    assert "other images" in " ".join(capsys.readouterr().err.split())
+
+
+def test_prompts_of_ones_own_are_recognised_by(
+    drawn: Path, experiment: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    own = {label: [f"{label} one", f"{label} two"] for label in PLANES}
+    (tmp_path / "planes.json").write_text(json.dumps(own))
+    main(experiment, tmp_path / "run", drawn, [f"planes={tmp_path / 'planes.json'}"])
+    release = load_release(tmp_path / "run")
+    assert release.prompts["planes"]["texts"] == own
+    assert release.text is not None
+    with torch.inference_mode():
+        mean = release.text(own["femur"]).mean(dim=0)
+    expected = (mean / mean.norm()).numpy()
+    np.testing.assert_allclose(
+        release.embeddings["planes"][PLANES.index("femur")], expected, atol=5e-3
+    )
+
+
 def test_a_damaged_checkpoint_is_refused(
     drawn: Path, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = load_config(experiment)
+    learn, _ = train_and_validation(drawn, config)
+    RunFolder(tmp_path, fingerprint(config, learn, Contrastive.identity)).start()
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(typer.Exit) as exit_:
         main(experiment, tmp_path, drawn)
@@ -190,4 +259,4 @@ def test_bad_input_ends_with_a_message_and_code_2(
             main(config, tmp_path / "out", data)
         assert exit_.value.exit_code == 2
         assert told in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "experiment.json").exists()

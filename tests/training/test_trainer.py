@@ -7,21 +7,38 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from training.config import ExperimentConfig, load_config
+from training.facts import Facts
 from training.learner import make_batch, still_statistics
 from training.models import DualEncoder, ModelConfig
 from training.objectives import Contrastive
-from training.session import load_validation, start_accelerator, train_and_validation, validate
+from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
+from training.release import Origin, save_release
+from training.session import start_accelerator, train_and_validation
+from training.shards import read_examples
 from training.trainer import Trainer
+from training.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Accelerate remembers a process's precision for its life."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def configured(folder: Path, values: dict[str, Any]) -> ExperimentConfig:
@@ -35,7 +52,8 @@ def make_trainer(drawn: Path, folder: Path, values: dict[str, Any]) -> Trainer:
     learn, _ = train_and_validation(drawn, config)
     torch.manual_seed(0)
     model = DualEncoder(config.model)
-    return Trainer(config, model, learn, Contrastive(), start_accelerator(config, folder))
+    accelerator = start_accelerator(config, folder)
+    return Trainer(config, model, learn, Contrastive(), accelerator, "experiment")
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -81,46 +99,101 @@ def test_still_statistics_come_alive_again() -> None:
     assert layer.running_mean.tolist() == pytest.approx([0.1, 0.1])
 
 
-def losses_of(run: Path) -> list[float]:
+def log_of(run: Path, column: str) -> list[float]:
     with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [float(row[column]) for row in csv.DictReader(file)]
+
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def launch(repository: Path, start: tuple[str, ...], *arguments: object) -> str:
+    command = [sys.executable, *start, "-m", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def slow_learning(tmp_path: Path, tiny_experiment: dict[str, Any]) -> dict[str, Any]:
+    """Three epochs at a rate at which rounding does not grow."""
+    stages = [{"epochs": 2, "image_size": 32}, {"epochs": 1, "image_size": 64}]
+    return {**tiny_experiment, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
 
 
 def test_two_processes_learn_as_one(
-    drawn: Path, tmp_path: Path, repository: Path, tiny_experiment: dict[str, Any]
+    drawn: Path, tmp_path: Path, repository: Path, slow_learning: dict[str, Any]
 ) -> None:
-    stages = [{"epochs": 3, "image_size": 32}]
     path = tmp_path / "experiment.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {**tiny_experiment, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
-        )
-    )
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, start in (("one", []), ("two", launch)):
-        command = [sys.executable, *start, "-m", "training.pretrain", str(path)]
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / name), "--data", str(drawn)],
-            cwd=repository,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("epoch 3: loss") == 1  # one process reports
-    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    path.write_text(yaml.safe_dump(slow_learning))
+    for name, start in (("one", ()), ("two", LAUNCH)):
+        given = ("--out", tmp_path / name, "--data", drawn)
+        told = launch(repository, start, "training.pretrain", path, *given)
+        assert told.count("epoch 3: loss") == 1  # one process reports
+    one, two = (log_of(tmp_path / name, "loss") for name in ("one", "two"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=2e-3)
     assert max(one) - min(one) > 0.01  # and there was something to learn
+    # What batch normalisation remembers is of the lanes of both.
+    states = [load_file(tmp_path / name / "image_tower.safetensors") for name in ("one", "two")]
+    means = [state["backbone.bn1.running_mean"].float() for state in states]
+    assert float((means[0] - means[1]).norm() / means[0].norm()) < 0.05
 
 
-def test_more_processes_than_lanes_are_refused(
+def test_two_processes_distil_and_go_on_as_one(
+    drawn: Path, tmp_path: Path, repository: Path, slow_learning: dict[str, Any]
+) -> None:
+    distillation = {"logits": 1.0, "features": 1.0, "off_diagonal_end": -0.8}
+    torch.manual_seed(1)
+    config = configured(tmp_path, slow_learning)
+    _, held = train_and_validation(drawn, config)
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    model = DualEncoder(config.model).eval()
+    save_release(teacher, model, {}, {e.group for e in held}, Origin("pretrain"))
+    # Six pictures a lane: with fewer, batch normalisation makes rounding grow.
+    values = {**slow_learning, "batch_size": 24, "lanes": 4, "distillation": distillation}
+    values["stages"] = [{"epochs": 5, "image_size": 64}]
+    path, halves = tmp_path / "experiment.yaml", tmp_path / "halves.yaml"
+    path.write_text(yaml.safe_dump(values))
+    halves.write_text(yaml.safe_dump({**values, "accumulate": 2}))
+    given = ("--teacher", teacher, "--data", drawn, "--cache", tmp_path / "cache")
+    launch(repository, (), "training.distill", path, "--out", tmp_path / "one", *given)
+    launch(repository, LAUNCH, "training.distill", halves, "--out", tmp_path / "two", *given)
+    for column in ("loss", "logits", "features"):
+        one, two = (log_of(tmp_path / name, column) for name in ("one", "two"))
+        assert two == pytest.approx(one, rel=5e-3), column
+
+
+def test_lanes_that_do_not_go_round_are_refused(
+    drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 4)
+    with pytest.raises(ValueError, match=r"lanes \(2\) must be a multiple of 4 processes"):
+        make_trainer(drawn, tmp_path, tiny_experiment)
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(ValueError, match=r"accumulate \(2\) must divide the 1 lanes"):
+        make_trainer(drawn, tmp_path, {**tiny_experiment, "accumulate": 2})
+
+
+def test_half_precision_learns_and_keeps_its_weights_whole(
     drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
 ) -> None:
-    trainer = make_trainer(drawn, tmp_path, tiny_experiment)
-    with pytest.raises(ValueError, match="must be a multiple of 4 processes"):
-        trainer.plan.of_process(0, 4)
+    trainer = make_trainer(drawn, tmp_path, {**tiny_experiment, "precision": "bf16"})
+    losses = trainer.run_epoch(lambda state: None)
+    assert math.isfinite(losses["contrastive"])
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    whole = make_trainer(drawn, tmp_path, tiny_experiment).run_epoch(lambda state: None)
+    assert losses["contrastive"] == pytest.approx(whole["contrastive"], rel=0.1)
+    assert losses != whole
 
 
 def test_the_rate_warms_up_and_falls_by_half_a_cosine(
@@ -132,8 +205,8 @@ def test_the_rate_warms_up_and_falls_by_half_a_cosine(
     for step in range(11):
         trainer.step = step
         rates.append(trainer._rate())
-    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    falling = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(7)]
+    assert rates[:4] == pytest.approx([0.00025, 0.0005, 0.00075, 0.001])
+    falling = [0.001 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * k / 6))) for k in range(7)]
     assert rates[4:] == pytest.approx(falling)
 
 
@@ -153,8 +226,9 @@ def test_an_epoch_learns(drawn: Path, tmp_path: Path, tiny_experiment: dict[str,
     trainer = make_trainer(drawn, tmp_path, tiny_experiment)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     steps = []
-    losses = trainer.run_epoch(lambda: steps.append(trainer.step))
-    assert steps == [1, 2, 3, 4]
+    losses = trainer.run_epoch(lambda state: steps.append((trainer.step, set(state))))
+    told = {"contrastive", "learning_rate", "logit_scale"}
+    assert steps == [(1, told), (2, told), (3, told), (4, told)]
     assert trainer.epoch == 1
     assert set(losses) == {"contrastive"}
     assert math.isfinite(losses["contrastive"])
@@ -190,11 +264,20 @@ def test_validation_neither_learns_nor_draws_random_numbers(
     torch.manual_seed(0)
     model = DualEncoder(ModelConfig(**tiny_experiment["model"]))
     _, held = train_and_validation(drawn, config)
-    split = load_validation(held, 64)
+    prompts = {"planes": PLANE_PROMPTS, "brain_planes": BRAIN_PLANE_PROMPTS}
+    validation = Validation(held, 64, prompts)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.get_rng_state()
-    first, second = validate(model, split), validate(model, split)
+    first, second = validation.measure(model), validation.measure(model)
     assert first == second
+    assert set(first) == {"planes_f1", "brain_planes_f1"}
     assert all(0 <= value <= 1 for value in first.values())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+def test_heads_alone_have_no_planes_to_validate(drawn: Path) -> None:
+    free = [replace(e, facts=Facts(None, caption="x")) for e in read_examples(drawn, "train")[:3]]
+    prompts = {"planes": PLANE_PROMPTS, "brain_planes": BRAIN_PLANE_PROMPTS}
+    model = DualEncoder(ModelConfig(image_size=32, text_layers=1))
+    assert Validation(free, 32, prompts).measure(model) == {}

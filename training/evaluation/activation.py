@@ -78,18 +78,14 @@ def activation_map(
         with torch.enable_grad():
             embedding = tower(pixels)[0]
             similarity = embedding @ torch.from_numpy(prompt).to(embedding)
-            gradients = (
-                torch.autograd.grad(similarity, outputs, allow_unused=True) if outputs else ()
-            )
     finally:
         for hook in hooks:
             hook.remove()
-    for output, gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        if gradient is None:
-            continue
-        activations, slopes = _as_map(output.detach()), _as_map(gradient)
-        if bool(slopes.abs().any()):
-            return _combine(activations, slopes, levels.shape[-1])
+    # From the last on: what lies behind the one that is wanted need not be gone through again.
+    for output in reversed(outputs):
+        [gradient] = torch.autograd.grad(similarity, output, retain_graph=True, allow_unused=True)
+        if gradient is not None and bool(_as_map(gradient).abs().any()):
+            return _combine(_as_map(output.detach()), _as_map(gradient), levels.shape[-1])
     raise NotMeasurableError("the image tower has no feature map or patch tokens to look at")
 
 

@@ -55,7 +55,8 @@ class Encoder(ABC):
 
     Attributes:
         name: of the model, for people.
-        identity: what was measured, as plain values: kind, checksums of the files, preprocessing.
+        identity: what was measured, as plain values: kind, checksums of the files, preprocessing,
+            and with "data_sha256" the shards that it was made from, where that is known.
         preprocess: how a frame becomes the model's input.
         tower: the image tower in PyTorch, or None when there is only a graph.
     """
@@ -70,7 +71,8 @@ class Encoder(ABC):
         """Embeddings float32 `(N, D)`, L2-normalised, with a progress bar on stderr.
 
         Raises:
-            ValueError: there are no pictures, or one cannot be read.
+            ValueError: there are no pictures, one cannot be read, or the model gives an embedding
+                that is not of finite numbers.
         """
         if not pictures:
             raise ValueError(f"{title}: there are no images to embed")
@@ -81,7 +83,13 @@ class Encoder(ABC):
                 batch = [np.asarray(p.open()) for p in pictures[start : start + _IMAGE_BATCH]]
                 parts.append(self._embed_batch(batch))
                 progress.advance(task, len(batch))
-        return np.concatenate(parts)
+        embeddings = np.concatenate(parts)
+        if broken := int((~np.isfinite(embeddings)).any(axis=1).sum()):
+            raise ValueError(
+                f"{title}: {self.name} gives NaN or infinity for {broken} of {len(pictures)}: its "
+                "weights are damaged"
+            )
+        return embeddings
 
     def prompts(self, task: str) -> PromptSet:
         """The prompts that the model itself brings for "planes" or "brain_planes".
@@ -167,6 +175,7 @@ class BundleEncoder(Encoder):
             "backend": f"{backend.name} {backend.version}",
             "precision": backend.precision,
             "device": backend.device,
+            "data_sha256": json.loads((folder / MANIFEST).read_bytes()).get("data_sha256"),
             "embedding_dim": bundle.embedding_dim,
             "preprocess": bundle.preprocess.to_dict(),
         }
@@ -281,13 +290,13 @@ def _open_release(folder: Path, device: str) -> Encoder:
     from training.release import load_release
 
     release = load_release(folder)
-    described = json.loads((folder / _RELEASE).read_text(encoding="utf-8"))["prompts"]
+    described = json.loads((folder / _RELEASE).read_text(encoding="utf-8"))
     stored = {
         task: (
             PromptSet(task, {label: tuple(p["texts"][label]) for label in p["labels"]}),
             release.embeddings[task],
         )
-        for task, p in described.items()
+        for task, p in described["prompts"].items()
         if task in release.embeddings
     }
     files = sorted([folder / _RELEASE, *folder.glob("*.safetensors")])
@@ -296,6 +305,7 @@ def _open_release(folder: Path, device: str) -> Encoder:
         "name": folder.resolve().name,
         "files": {path.name: file_sha256(path) for path in files},
         "precision": "float32",
+        "data_sha256": described["origin"].get("data_sha256"),
         "embedding_dim": release.config.embed_dim,
     }
     return TowerEncoder(

@@ -46,15 +46,15 @@ def few_shot_curve(train: Samples, test: Samples) -> dict[str, Any]:
     (C = 100).
 
     Returns:
-        For every number of shots the mean, standard deviation, lowest and highest macro-F1; and
-        the numbers for which a class has too few training images.
+        For every number of shots the mean, standard deviation, lowest and highest macro-F1 over
+        the classes of the test; and the numbers for which a class has too few training images.
 
     Raises:
         NotMeasurableError, ValueError: as `training.evaluation.probes.check_splits`.
     """
     check_splits(train, test)
     scarcest = min(int((train.labels == name).sum()) for name in np.unique(train.labels))
-    classes = [str(name) for name in np.unique(train.labels)]
+    classes = [str(name) for name in np.unique(test.labels)]
     points = []
     for shots in SHOTS:
         if shots > scarcest:

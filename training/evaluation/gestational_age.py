@@ -16,12 +16,20 @@ from training.evaluation.intervals import image_bootstrap, patient_bootstrap
 from training.progress import image_progress
 from training.prompts import PromptSet
 
-__all__ = ["SCORED_MM", "estimate_ages", "input_pixel_size", "is_valid", "measure_ages"]
+__all__ = [
+    "SCORED_MM",
+    "days_of",
+    "estimate_ages",
+    "input_pixel_size",
+    "is_valid",
+    "measure_ages",
+    "with_pixel_size",
+]
 
 SCORED_MM = (100.0, 342.0)
 """Head circumferences that are scored: the WHO medians from 14 to 40 weeks."""
 
-PLACEHOLDER = "{pixel_size_mm}"
+_PLACEHOLDER = "{pixel_size_mm}"
 """In a user's prompts: put the pixel size here."""
 
 
@@ -44,7 +52,7 @@ def with_pixel_size(prompts: PromptSet, pixel_size_mm: float) -> PromptSet:
     """A user's prompts with the pixel size in place of `{pixel_size_mm}`."""
     number = f"{pixel_size_mm:.2f}"
     filled = {
-        label: tuple(text.replace(PLACEHOLDER, number) for text in texts)
+        label: tuple(text.replace(_PLACEHOLDER, number) for text in texts)
         for label, texts in prompts.prompts.items()
     }
     return PromptSet(prompts.name, filled, version=prompts.version)
@@ -76,7 +84,7 @@ def estimate_ages(
         task = progress.add_task("ages, by pixel size", total=len(sizes))
         for size in np.unique(sizes):
             chosen = prompts(float(size))
-            candidates = _days(chosen)
+            candidates = days_of(chosen)
             means = encoder.mean_embeddings(chosen)
             for row in np.flatnonzero(sizes == size):
                 days[row] = from_similarities(means @ embeddings[row], candidates)
@@ -84,7 +92,12 @@ def estimate_ages(
     return days
 
 
-def _days(prompts: PromptSet) -> list[int]:
+def days_of(prompts: PromptSet) -> list[int]:
+    """The classes of prompts of gestational age, as days.
+
+    Raises:
+        ValueError: one is not a number of days.
+    """
     try:
         return [int(label) for label in prompts.labels]
     except ValueError as error:
@@ -130,8 +143,8 @@ def measure_ages(days: NDArray[np.int64], examples: Sequence[Example]) -> dict[s
         "patients": len(set(patients)),
         "circumference_mm": list(SCORED_MM),
         "validity": float(valid.mean()),
-        "validity_interval": list(image_bootstrap(valid)),
-        "validity_interval_by_patient": by_patient[0].tolist(),
+        "validity_interval": image_bootstrap(valid),
+        "validity_interval_by_patient": by_patient[0],
     }
     dated = [i for i in kept if examples[i].facts.gestational_age_days is not None]
     if dated:

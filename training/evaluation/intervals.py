@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["image_bootstrap", "patient_bootstrap"]
+__all__ = ["Interval", "image_bootstrap", "patient_bootstrap"]
 
 Floats = NDArray[np.float64]
+Interval = list[float] | None
+"""The 2.5 % and 97.5 % quantiles, or None where the draws say nothing."""
 
 _QUANTILES = (0.025, 0.975)
 
@@ -20,7 +22,7 @@ def patient_bootstrap(
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Floats:
+) -> list[Interval]:
     """Draw patients with replacement, each with all of their images.
 
     Images of one patient resemble each other, so drawing images would give intervals that are
@@ -34,8 +36,8 @@ def patient_bootstrap(
         seed: of the draws.
 
     Returns:
-        float64 `(K, 2)`: the 2.5 % and 97.5 % quantiles of each figure over the draws in which
-        it is defined.
+        The interval of each figure over the draws in which it is defined. None where it is in no
+        draw, and for all figures where there is one patient alone: one says nothing of others.
 
     Raises:
         ValueError: there are no images.
@@ -43,19 +45,20 @@ def patient_bootstrap(
     names, owner = np.unique(np.asarray(groups), return_inverse=True)
     if not len(names):
         raise ValueError("there are no patients to draw from")
+    if len(names) == 1:
+        return [None] * len(statistic(np.ones(len(owner))))
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
         drawn = rng.integers(0, len(names), len(names))
         weights = np.bincount(drawn, minlength=len(names))[owner].astype(np.float64)
         values.append(statistic(weights))
-    low, high = np.nanquantile(np.array(values, dtype=np.float64), _QUANTILES, axis=0)
-    return np.stack([low, high], axis=1)
+    return [_quantiles(column[~np.isnan(column)]) for column in np.array(values).T]
 
 
 def image_bootstrap(
     values: NDArray[np.bool_] | Floats, *, resamples: int = 10_000, seed: int = 42
-) -> tuple[float, float]:
+) -> Interval:
     """Draw images with replacement, as FetalCLIP's evaluation of gestational age does.
 
     Args:
@@ -64,7 +67,7 @@ def image_bootstrap(
         seed: of the draws.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles of the mean.
+        The interval of the mean; None where there is one image alone.
 
     Raises:
         ValueError: there are no values.
@@ -72,8 +75,14 @@ def image_bootstrap(
     numbers = np.asarray(values, dtype=np.float64)
     if not numbers.size:
         raise ValueError("there are no images to draw from")
+    if numbers.size == 1:
+        return None
     rng = np.random.default_rng(seed)
     size = len(numbers)
-    means = [numbers[rng.integers(0, size, size)].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, _QUANTILES)
-    return float(low), float(high)
+    return _quantiles(
+        np.array([numbers[rng.integers(0, size, size)].mean() for _ in range(resamples)])
+    )
+
+
+def _quantiles(values: Floats) -> Interval:
+    return [float(value) for value in np.quantile(values, _QUANTILES)] if values.size else None

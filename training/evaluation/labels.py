@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from sklearn.model_selection import StratifiedGroupKFold
 
-from training.evaluation.encoders import Embeddings, NotMeasurableError
+from training.evaluation.encoders import Embeddings
 from training.evaluation.probes import Samples
 
 __all__ = ["LabelTable", "Labelled", "pool_clips", "read_labels"]
 
 _NEEDED, _OPTIONAL = ("file", "label"), ("clip", "patient", "split")
 _SPLITS = ("train", "test")
-_TEST_FOLDS = 4  # one of them becomes the test split
+_TEST_FOLDS = 4  # at most; one of them becomes the test split
 _SEED = 0
 
 
@@ -77,26 +77,24 @@ def read_labels(path: Path) -> LabelTable:
     """Read a CSV with the columns file, label and, where known, clip, patient and split.
 
     Paths are relative to the table. Without `clip` every image stands alone; without `patient`
-    every clip counts as a patient; without `split` a quarter of the patients is the test split.
+    every clip counts as a patient; without `split` a quarter of the patients is the test split,
+    or more where a label has fewer than four patients.
 
     Raises:
         FileNotFoundError: the table, or an image that it names, is not there.
-        ValueError: a column, a label or all rows are missing, a split has another name, or the
-            images of one clip have different labels, patients or splits, or those of one patient
-            different splits.
+        ValueError: it is no CSV, a column, a label or all rows are missing, a split has another
+            name, an image is none or is given twice, the images of one clip have different
+            labels, those of one patient different splits, or a label that is to be split has one
+            patient alone.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the table of labels {path} does not exist")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        if lacking := [name for name in _NEEDED if name not in columns]:
-            raise ValueError(
-                f"{path} lacks the column {' and '.join(lacking)}; it needs "
-                f"{', '.join(_NEEDED)} and may have {', '.join(_OPTIONAL)}"
-            )
-        rows = [(reader.line_num, row) for row in reader]
+    columns, rows = _read(path)
+    if lacking := [name for name in _NEEDED if name not in columns]:
+        raise ValueError(
+            f"{path} lacks the column {' and '.join(lacking)}; it needs {', '.join(_NEEDED)} and "
+            f"may have {', '.join(_OPTIONAL)}, with commas between them"
+        )
     if not rows:
         raise ValueError(f"{path} has no rows")
     images = [_labelled(path, line, row, columns) for line, row in rows]
@@ -106,7 +104,9 @@ def read_labels(path: Path) -> LabelTable:
         notes.append("no column patient: every clip counts as a patient of its own")
     if "split" not in columns:
         images = _split(images)
-        notes.append("no column split: a quarter of the patients is the test split")
+        test = {image.patient for image in images if image.split == "test"}
+        number = len({image.patient for image in images})
+        notes.append(f"no column split: {len(test)} of {number} patients are the test split")
     return LabelTable(path.stem, tuple(images), tuple(notes))
 
 
@@ -132,6 +132,18 @@ def pool_clips(embeddings: Embeddings, images: Sequence[Labelled], split: str) -
     )
 
 
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """The names of a table's columns, and its rows with the numbers of their lines."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            return columns, [(reader.line_num, row) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV in UTF-8: {error}") from error
+
+
 def _labelled(path: Path, line: int, row: dict[str, Any], columns: Sequence[str]) -> Labelled:
     def cell(name: str) -> str:
         value = (row.get(name) or "").strip()
@@ -142,6 +154,10 @@ def _labelled(path: Path, line: int, row: dict[str, Any], columns: Sequence[str]
     image = path.parent / cell("file")
     if not image.is_file():
         raise FileNotFoundError(f"{path}, line {line}: {image} does not exist")
+    try:
+        Image.open(image).close()  # the header alone: what is no picture is told before any work
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}, line {line}: {image} is not an image") from error
     # A clip's name is told apart from a file's, and one patient's clip 1 from another's.
     owner = cell("patient") if "patient" in columns else None
     clip = f"clip {cell('clip')}" if "clip" in columns else f"file {cell('file')}"
@@ -155,7 +171,11 @@ def _labelled(path: Path, line: int, row: dict[str, Any], columns: Sequence[str]
 def _check_agreement(path: Path, images: Sequence[Labelled]) -> None:
     by_clip: dict[str, Labelled] = {}
     by_patient: dict[str, Labelled] = {}
+    files: set[Path] = set()
     for image in images:
+        if image.path in files:
+            raise ValueError(f"{path}: {image.path} is given twice")
+        files.add(image.path)
         first = by_clip.setdefault(image.clip, image)
         if first.label != image.label:
             raise ValueError(
@@ -172,7 +192,7 @@ def _split(images: Sequence[Labelled]) -> list[Labelled]:
     patients = np.array([image.patient for image in images])
     scarce = [name for name in np.unique(labels) if len(set(patients[labels == name])) < 2]
     if scarce:
-        raise NotMeasurableError(
+        raise ValueError(
             f"there is no column split, and label {scarce[0]} has one patient alone, who cannot "
             "be in both splits"
         )

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.evaluation.encoders import Embeddings, NotMeasurableError
 from training.evaluation.intervals import patient_bootstrap
-from training.evaluation.scores import score
+from training.evaluation.scores import drawn_scores, score
 
 __all__ = ["Samples", "check_splits", "fit_probe", "measure_probe"]
 
@@ -110,7 +110,8 @@ def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
 
     Returns:
         Macro-F1 and accuracy, for two classes also AUROC (of the second in alphabetical order),
-        with 95 % intervals by patient; F1 of each class; the regularisation.
+        with 95 % intervals by patient; F1 of each class of the test, over which is averaged; the
+        regularisation.
 
     Raises:
         NotMeasurableError, ValueError: as `check_splits`.
@@ -118,32 +119,34 @@ def measure_probe(train: Samples, test: Samples) -> dict[str, Any]:
     check_splits(train, test)
     probe, chosen = fit_probe(train)
     classes = [str(name) for name in probe.classes_]
-    # As numbers: texts make each of the many scores of the bootstrap slow.
     right = np.searchsorted(probe.classes_, test.labels)
     found = np.searchsorted(probe.classes_, probe.predict(test.features))
-    second = probe.predict_proba(test.features)[:, 1] if len(classes) == 2 else None
+    scored = np.unique(right).tolist()
+    drawn = drawn_scores(right, found, scored)
+    once = score(right, found, scored)
+    values = [once.macro_f1, once.accuracy]
+    figures, names = drawn, ["macro_f1", "accuracy"]
+    if len(classes) == 2:
+        second = probe.predict_proba(test.features)[:, 1]
+        values.append(_auroc(right == 1, second, np.ones(len(right))))
+        names.append("auroc")
 
-    def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores = score(right, found, range(len(classes)), weights)
-        values = [scores.macro_f1, scores.accuracy]
-        if second is not None:
-            values.append(_auroc(right == 1, second, weights))
-        return np.array([*values, *scores.f1])
+        def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.array([*drawn(weights)[:2], _auroc(right == 1, second, weights)])
 
-    values = figures(np.ones(len(test.labels)))
-    intervals = patient_bootstrap(figures, test.groups).tolist()
-    names = ["macro_f1", "accuracy", *(["auroc"] if second is not None else [])]
+    intervals = patient_bootstrap(figures, test.groups)
     report: dict[str, Any] = {
         "classes": classes,
         **_counts("train", train),
         **_counts("test", test),
     }
-    for i, name in enumerate(names):
-        report[name] = None if np.isnan(values[i]) else float(values[i])
-        report[f"{name}_interval"] = None if np.isnan(values[i]) else intervals[i]
+    for name, value, interval in zip(names, values, intervals, strict=False):
+        report[name] = None if np.isnan(value) else value
+        report[f"{name}_interval"] = interval
     return {
         **report,
-        "f1": dict(zip(classes, map(float, values[len(names) :]), strict=True)),
+        "f1": dict(zip([classes[i] for i in scored], map(float, once.f1), strict=True)),
+        "absent": [name for i, name in enumerate(classes) if i not in scored],
         "regularisation": chosen,
     }
 

@@ -57,6 +57,7 @@ def assemble(
         "model": encoder.identity,
         "data": {
             "sha256": manifest["sha256"],
+            "note": _note(encoder.identity.get("data_sha256"), manifest["sha256"]),
             "sources": [source["layout"] for source in manifest["sources"]],
             "splits": {
                 split: {
@@ -95,6 +96,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(*_published_row(row))
     console.print(table)
     console.print(report["published"]["note"], highlight=False)
+    if report["data"]["note"]:
+        console.print(report["data"]["note"], style="yellow", highlight=False)
     for name, reason in report["left_out"].items():
         console.print(f"not measured: {name}: {reason}", markup=False, highlight=False)
     if any(picture["shows_patients_images"] for picture in report["pictures"]):
@@ -110,6 +113,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         f"{model['kind'].capitalize()}, {model['precision']}. Data: {', '.join(data['sources'])}; "
         f"test split of {test['images']} images of {test['patients']} patients.",
+        *(["", data["note"]] if data["note"] else []),
         "",
         "## Beside the papers",
         "",
@@ -151,6 +155,16 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _note(learned: str | None, measured: str) -> str | None:
+    """What must be said where the test patients are not those that training was kept from."""
+    if learned in (None, measured):
+        return None
+    return (
+        "These are not the shards that the model was made from. Where they share patients or data "
+        "sets, its training may have seen images of this test split, and the figures flatter it."
+    )
 
 
 def percent(value: float | None) -> str:
@@ -210,6 +224,11 @@ def _recognition(name: str, found: Mapping[str, Any]) -> list[str]:
     for label, each in found["classes"].items():
         f1 = with_interval(each["f1"], each["f1_interval"])
         lines.append(f"| {label} | {each['images']} | {f1} | {percent(each['recall'])} |")
+    if found["absent"]:
+        lines += [
+            "",
+            f"Without an image in the test, and not scored: {', '.join(found['absent'])}.",
+        ]
     lines += [
         "",
         f"| is \\ taken for | {' | '.join(found['candidates'])} |",
@@ -223,7 +242,7 @@ def _recognition(name: str, found: Mapping[str, Any]) -> list[str]:
 def _ages(found: Mapping[str, Any]) -> list[str]:
     low, high = found["circumference_mm"]
     validity = with_interval(found["validity"], found["validity_interval"])
-    by_patient = found["validity_interval_by_patient"]
+    by_patient = with_interval(found["validity"], found["validity_interval_by_patient"])
     lines = [
         "",
         "## Gestational age, zero-shot",
@@ -235,7 +254,7 @@ def _ages(found: Mapping[str, Any]) -> list[str]:
         "| | |",
         "|---|---|",
         f"| validity, percent (by image, as the paper) | {validity} |",
-        f"| its interval by patient | {percent(by_patient[0])} to {percent(by_patient[1])} |",
+        f"| the same, with the interval by patient | {by_patient} |",
     ]
     if "mean_absolute_error_days" in found:
         error = found["mean_absolute_error_days"]

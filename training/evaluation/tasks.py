@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Results:
 
     Attributes:
         tasks: name -> figures.
-        left_out: name -> why it could not be measured.
+        left_out: name of a task, or "task, part" -> why it could not be measured.
         pictures: file name within the pictures' folder -> whether it shows patients' images.
     """
 
@@ -151,32 +152,21 @@ class Evaluation:
 
     def probes(self) -> dict[str, Any]:
         """Linear probes on planes, sub-planes and the user's tables."""
-        found: dict[str, Any] = {}
-        reasons = {}
-        for task in _SCORED:
-            try:
-                found[task] = measure_probe(
-                    self._samples("train", task), self._samples("test", task)
-                )
-            except NotMeasurableError as error:
-                reasons[task] = str(error)
-        for table in self._tables:
-            try:
-                found[table.name] = self._probe_table(table)
-            except NotMeasurableError as error:
-                reasons[table.name] = str(error)
-        if not found:
-            raise NotMeasurableError("; ".join(f"{name}: {why}" for name, why in reasons.items()))
-        for name, why in reasons.items():
-            self._results.left_out[f"probes, {name}"] = why
-        return found
+
+        def probe(task: str) -> dict[str, Any]:
+            return measure_probe(self._samples("train", task), self._samples("test", task))
+
+        parts = {task: partial(probe, task) for task in _SCORED}
+        parts |= {table.name: partial(self._probe_table, table) for table in self._tables}
+        return self._each("probes", parts)
 
     def few_shot(self) -> dict[str, Any]:
         """Few-shot curves of planes and sub-planes."""
-        curves = {
-            task: few_shot_curve(self._samples("train", task), self._samples("test", task))
-            for task in _SCORED
-        }
+
+        def curve(task: str) -> dict[str, Any]:
+            return few_shot_curve(self._samples("train", task), self._samples("test", task))
+
+        curves = self._each("few_shot", {task: partial(curve, task) for task in _SCORED})
         measured = self._results.tasks
         flat = {task: measured[task]["macro_f1"] for task in _SCORED if task in measured}
         self._results.pictures["few_shot.png"] = False
@@ -203,26 +193,48 @@ class Evaluation:
             raise NotMeasurableError(
                 "an exported graph has no gradients; evaluate the release that it was made from"
             )
-        drawn: dict[str, Any] = {}
-        for task, scored in _SCORED.items():
-            prompts = self._prompts.get(task) or encoder.prompts(task)
-            embeddings = encoder.embed_prompts(prompts)
-            images = []
-            for name in scored:
-                rows = self._labelled("test", task)
-                test = self._examples["test"]
-                chosen = [row for row in rows if _label(test[row], task) == name]
-                for row in chosen[:_SHOWN_PER_CLASS]:
-                    best = int((embeddings @ self._embed("test")[row]).argmax())
-                    levels = encoder.grey_levels(np.asarray(test[row].open()))
-                    weights = activation_map(encoder.tower, levels, embeddings[best])
-                    title = f"{name}, taken for {prompts.labels[best]}"
-                    images.append(Shown(levels[0, 0], weights, title))
-            file = f"activation_{task}.png"
-            draw_activations(images, self._pictures / file)
-            self._results.pictures[file] = True
-            drawn[task] = {"images": len(images), "towards": "the class that is answered"}
-        return drawn
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        # So that patients' images are not committed by mistake, wherever the output folder lies.
+        (self._pictures / ".gitignore").write_text("activation_*.png\n", encoding="utf-8")
+        return self._each(
+            "activations", {task: partial(self._draw, encoder, task) for task in _SCORED}
+        )
+
+    def _draw(self, encoder: TowerEncoder, task: str) -> dict[str, Any]:
+        assert encoder.tower is not None
+        prompts = self._prompts.get(task) or encoder.prompts(task)
+        embeddings = encoder.embed_prompts(prompts)
+        rows, test = self._labelled("test", task), self._examples["test"]
+        images = []
+        for name in _SCORED[task]:
+            chosen = [row for row in rows if _label(test[row], task) == name]
+            for row in chosen[:_SHOWN_PER_CLASS]:
+                best = int((embeddings @ self._embed("test")[row]).argmax())
+                levels = encoder.grey_levels(np.asarray(test[row].open()))
+                weights = activation_map(encoder.tower, levels, embeddings[best])
+                title = f"{name}, taken for {prompts.labels[best]}"
+                images.append(Shown(levels[0, 0], weights, title))
+        file = f"activation_{task}.png"
+        draw_activations(images, self._pictures / file)
+        self._results.pictures[file] = True
+        return {"images": len(images), "towards": "the class that is answered"}
+
+    def _each(self, task: str, parts: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+        """Measure a task's parts; one that cannot be is left out, with why.
+
+        Raises:
+            NotMeasurableError: none can be measured.
+        """
+        found, reasons = {}, {}
+        for name, measure in parts.items():
+            try:
+                found[name] = measure()
+            except NotMeasurableError as error:
+                reasons[name] = str(error)
+        if not found:
+            raise NotMeasurableError("; ".join(f"{name}: {why}" for name, why in reasons.items()))
+        self._results.left_out.update({f"{task}, {name}": why for name, why in reasons.items()})
+        return found
 
     def _probe_table(self, table: LabelTable) -> dict[str, Any]:
         embeddings = self._encoder.embed(table.images, f"images of {table.name}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from training.evaluation.intervals import patient_bootstrap
-from training.evaluation.scores import score
+from training.evaluation.scores import drawn_scores, score
 
 __all__ = ["measure_recognition"]
 
@@ -31,13 +31,14 @@ def measure_recognition(
         labels: the C classes that may be answered.
         truth: the class of each image; images of none of `scored` are left out.
         groups: the patient of each image.
-        scored: the classes over which is averaged, all of them in `labels`.
+        scored: the classes over which is averaged, all of them in `labels`. One that no image
+            shows has no F1 and is left out of the average.
 
     Returns:
         Macro-F1 and accuracy with 95 % intervals by patient, balanced accuracy (the mean of the
         classes' own, which FetalCLIP's tables call accuracy), top-2 and top-3 accuracy likewise,
-        F1, recall and images of each class, and the confusion (rows are the scored classes,
-        columns all `labels`).
+        F1, recall and images of each class, which classes are absent, and the confusion (rows are
+        the scored classes, columns all `labels`).
 
     Raises:
         ValueError: a scored class is not among `labels`, or no image shows one.
@@ -52,19 +53,16 @@ def measure_recognition(
     scores = np.asarray(similarities, dtype=np.float64)[kept]
     found = scores.argmax(axis=1)
     patients = np.array([groups[i] for i in kept])
-    classes = [index[name] for name in scored]
-
-    def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        drawn = score(right, found, classes, weights)
-        return np.array([drawn.macro_f1, drawn.accuracy, *drawn.f1])
-
+    there = [name for name in scored if name in truth]
+    classes = [index[name] for name in there]
     once = score(right, found, classes)
-    intervals = patient_bootstrap(figures, patients).tolist()
+    intervals = patient_bootstrap(drawn_scores(right, found, classes), patients)
     confusion = confusion_matrix(right, found, labels=range(len(labels)))
     return {
         "images": len(kept),
         "patients": len(set(patients)),
-        "scored": list(scored),
+        "scored": there,
+        "absent": [name for name in scored if name not in there],
         "candidates": list(labels),
         "macro_f1": once.macro_f1,
         "macro_f1_interval": intervals[0],
@@ -81,11 +79,10 @@ def measure_recognition(
                 "f1_interval": intervals[2 + i],
                 "recall": float(once.recall[i]),
             }
-            for i, name in enumerate(scored)
+            for i, name in enumerate(there)
         },
         "confusion": {
-            name: dict(zip(labels, map(int, confusion[index[name]]), strict=True))
-            for name in scored
+            name: dict(zip(labels, map(int, confusion[index[name]]), strict=True)) for name in there
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,9 @@ def model(tiny: dict[str, Any]) -> DualEncoder:
     return DualEncoder(ModelConfig(**tiny)).eval()
 
 
-@pytest.fixture
-def release(tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
-    folder = tmp_path / "release"
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any]) -> Path:
+    folder = tmp_path_factory.mktemp("work") / "release"
     folder.mkdir()
     save_release(folder, model(tiny_model), {"planes_f1": 0.5}, ["planes/1"], Origin("pretrain"))
     return folder
@@ -142,9 +143,10 @@ def test_a_release_brings_the_prompts_it_was_stored_with(release: Path) -> None:
     assert encoder.prompts("planes").sha256 == described
 
 
-def test_a_release_without_text_tower_still_recognises(release: Path) -> None:
-    (release / "text_tower.safetensors").unlink()
-    encoder = open_encoder(release)
+def test_a_release_without_text_tower_still_recognises(release: Path, tmp_path: Path) -> None:
+    silent = shutil.copytree(release, tmp_path / "release")
+    (silent / "text_tower.safetensors").unlink()
+    encoder = open_encoder(silent)
     assert not encoder.has_text
     assert encoder.embed_prompts(BRAIN_PLANE_PROMPTS).shape == (3, 16)
     with pytest.raises(NotMeasurableError, match="release has no text tower"):
@@ -192,6 +194,16 @@ def test_a_published_checkpoint_takes_grey_levels_and_our_prompts(
     assert encoder.embed([half], "x")[0] == pytest.approx([0.2 / 0.68**0.5, 0.8 / 0.68**0.5, 0])
     assert encoder.prompts("planes") == PLANE_PROMPTS
     assert encoder.embed_prompts(PLANE_PROMPTS).shape == (6, 3)
+
+
+def test_embeddings_that_are_no_numbers_are_refused(pictures: list[Drawn]) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 3), torch.nan)
+
+    encoder = TowerEncoder("worn", Broken(), None, PreprocessSpec(size=32), identity={})
+    with pytest.raises(ValueError, match="test: worn gives NaN or infinity for 2 of 2"):
+        encoder.embed(pictures[:2], "test")
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, release: Path) -> None:

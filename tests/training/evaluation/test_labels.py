@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.evaluation.encoders import NotMeasurableError
 from training.evaluation.labels import pool_clips, read_labels
 
 ROWS = [
@@ -57,7 +56,7 @@ def test_without_a_split_a_quarter_of_the_patients_is_for_testing(tmp_path: Path
     train = {image.patient for image in labels.images if image.split == "train"}
     assert len(test) == 8
     assert len(train) == 24
-    assert labels.notes == ("no column split: a quarter of the patients is the test split",)
+    assert labels.notes == ("no column split: 8 of 32 patients are the test split",)
 
 
 def test_without_patients_every_clip_stands_for_one_and_the_report_says_so(tmp_path: Path) -> None:
@@ -77,6 +76,10 @@ def test_without_patients_every_clip_stands_for_one_and_the_report_says_so(tmp_p
         ([HEADER, *ROWS, "a2.png,defect,1,Ann,train"], "has the labels 'normal' and 'defect'"),
         ([HEADER, *ROWS, "a2.png,normal,3,Ann,test"], "patient Ann is in both splits"),
         (["file,label", "gone.jpg,x"], "line 2: .*gone.jpg does not exist"),
+        ([HEADER, *ROWS, "a0.png,defect,9,Dan,test"], "a0.png is given twice"),
+        (["file,label", "heart.csv,x"], "line 2: .*heart.csv is not an image"),
+        (["file;label", "a;x"], "with commas between them"),
+        (["file,label", '"a.png,x'], "not a CSV in UTF-8"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(
@@ -88,14 +91,20 @@ def test_a_table_that_cannot_be_used_is_refused(
 
 def test_a_label_of_one_patient_cannot_be_split(tmp_path: Path) -> None:
     lines = ["file,label,patient", "a.png,x,1", "b.png,x,2", "c.png,y,3"]
-    with pytest.raises(NotMeasurableError, match="label y has one patient alone"):
+    with pytest.raises(ValueError, match="label y has one patient alone"):
         read_labels(table(tmp_path, *lines))
 
 
 def test_a_missing_table_and_a_broken_image_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist"):
         read_labels(tmp_path / "none.csv")
-    path = table(tmp_path, "file,label,split", "a.png,x,train")
+    labels = read_labels(table(tmp_path, "file,label,split", "a.png,x,train"))
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a\.png cannot be decoded"):
-        read_labels(path).images[0].open()
+        labels.images[0].open()
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "heart.csv").write_bytes("file,label\na.png,schön\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"heart\.csv is not a CSV in UTF-8"):
+        read_labels(tmp_path / "heart.csv")

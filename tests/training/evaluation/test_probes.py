@@ -35,6 +35,21 @@ def test_separable_classes_are_told_apart() -> None:
     assert "auroc" not in report
 
 
+def test_classes_that_the_test_lacks_are_not_averaged() -> None:
+    train, test = toy("abc", 6, 0), toy("ab", 6, 1, prefix="q")
+    report = measure_probe(train, test)
+    assert report["macro_f1"] == 1
+    assert report["absent"] == ["c"]
+    assert report["f1"] == {"a": 1, "b": 1}
+    assert few_shot_curve(train, test)["points"][-1]["macro_f1_mean"] > 0.9
+
+
+def test_auroc_needs_both_classes_in_the_test() -> None:
+    report = measure_probe(toy("ab", 6, 0), toy("a", 6, 1, prefix="q"))
+    assert (report["auroc"], report["auroc_interval"]) == (None, None)
+    assert report["accuracy"] == 1
+
+
 @pytest.fixture(scope="module")
 def blurred() -> tuple[Samples, Samples, dict[str, Any]]:
     """Two classes that lie over one another in part, and the probe's report."""

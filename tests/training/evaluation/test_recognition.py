@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
+from training.evaluation.scores import drawn_scores
 from training.evaluation.zero_shot import measure_recognition
 
 LABELS = ("a", "b", "c", "d")
@@ -71,6 +73,39 @@ def test_intervals_hold_their_figures(report: dict[str, Any]) -> None:
     for name in ("macro_f1", "accuracy"):
         low, high = report[f"{name}_interval"]
         assert 0 <= low < report[name] < high <= 1
+
+
+def test_a_class_that_no_image_shows_is_not_averaged() -> None:
+    # Given two images of a and b, of which b's is taken for the absent c
+    scores = np.array([[3, 2, 1], [1, 2, 3]])
+    report = measure_recognition(scores, list("abc"), ["a", "b"], ["1", "2"], list("abc"))
+    assert report["scored"] == ["a", "b"]
+    assert report["absent"] == ["c"]
+    assert report["macro_f1"] == pytest.approx((1 + 0) / 2)
+
+
+def test_one_patient_has_figures_but_no_intervals() -> None:
+    report = measure_recognition(np.eye(2), list("ab"), ["a", "b"], ["1", "1"], list("ab"))
+    assert report["macro_f1"] == 1
+    assert report["macro_f1_interval"] is None
+    assert report["classes"]["a"]["f1_interval"] is None
+
+
+def test_drawn_figures_are_sklearns_with_sample_weights() -> None:
+    rng = np.random.default_rng(0)
+    right, found = rng.integers(0, 3, 50), rng.integers(0, 5, 50)
+    weights = rng.integers(0, 4, 50).astype(float)
+    figures = drawn_scores(right, found, [2, 0, 1])(weights)
+    each = f1_score(right, found, labels=[2, 0, 1], average=None, sample_weight=weights)
+    accuracy = accuracy_score(right, found, sample_weight=weights)
+    assert figures == pytest.approx([each.mean(), accuracy, *each])
+
+
+def test_a_class_that_was_not_drawn_has_no_f1() -> None:
+    right, found = np.array([0, 1, 1]), np.array([0, 0, 1])
+    figures = drawn_scores(right, found, [0, 1])(np.array([0.0, 1, 1]))
+    # Of class 1 one is right and one missed
+    np.testing.assert_allclose(figures, [2 / 3, 1 / 2, np.nan, 2 / 3])
 
 
 def test_of_three_classes_the_third_guess_is_not_worth_a_figure() -> None:

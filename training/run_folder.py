@@ -1,0 +1,82 @@
+"""The folder of a training run: which experiment it belongs to, its checkpoint and its log."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.config import ExperimentConfig
+from training.datasets import Example
+
+__all__ = ["RunFolder", "fingerprint"]
+
+
+def fingerprint(config: ExperimentConfig, examples: Sequence[Example], objective: str) -> str:
+    """What a checkpoint belongs to.
+
+    Args:
+        config: the experiment.
+        examples: the images that are learned from, in order.
+        objective: what is minimised; it tells teachers apart.
+    """
+    listed = [(e.name, e.group, e.shard, e.facts) for e in examples]
+    return hashlib.sha256(repr((config, listed, objective)).encode()).hexdigest()
+
+
+class RunFolder:
+    """A run's folder, checked before any work is done for it.
+
+    Args:
+        path: the folder; it need not exist yet.
+        experiment: of `fingerprint`.
+
+    Attributes:
+        checkpoint: where the run goes on from.
+        finished: the run is done already.
+
+    Raises:
+        ValueError: the folder belongs to another experiment.
+    """
+
+    def __init__(self, path: Path, experiment: str) -> None:
+        self.path, self.experiment = path, experiment
+        self.checkpoint = path / "checkpoint.pt"
+        self.finished = (path / "model.json").exists()
+        self._identity, self._log = path / "experiment.json", path / "log.csv"
+        if self._identity.exists():
+            found = json.loads(self._identity.read_text(encoding="utf-8")).get("sha256")
+        else:
+            found = "" if self.finished or self.checkpoint.exists() else experiment
+        if found != experiment:
+            raise ValueError(
+                f"{path} belongs to another configuration, other images or another teacher; choose "
+                "another --out. Going on would mix patients to learn from with those held out"
+            )
+
+    def start(self) -> None:
+        """Make the folder and write down whose it is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"sha256": self.experiment}) + "\n"
+        self._identity.write_text(text, encoding="utf-8")
+
+    def forget_after(self, epoch: int) -> None:
+        """Take rows of later epochs than the checkpoint's out of the log."""
+        if not self._log.exists():
+            return
+        with self._log.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        self._log.unlink()
+        for row in rows:
+            self.log(row)
+
+    def log(self, row: dict[str, float] | dict[str, str]) -> None:
+        """Add a row to `log.csv`."""
+        new = not self._log.exists()
+        with self._log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)

@@ -1,0 +1,62 @@
+"""The model that a run begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from training.config import ExperimentConfig, PublishedConfig
+from training.models import PUBLISHED, DualEncoder, ImageTextModel, ModelConfig, PublishedModel
+from training.models.untrained import untrained_model
+from training.release import Origin, load_release
+
+__all__ = ["first_model", "origin_of"]
+
+
+def first_model(config: ExperimentConfig) -> ImageTextModel:
+    """Make the model of an experiment with its first weights, the same in every process.
+
+    Raises:
+        FileNotFoundError: there is nothing at `config.start`.
+        ValueError: what lies there is of another shape, or there are no ImageNet weights for the
+            backbone.
+    """
+    torch.manual_seed(config.seed)
+    if isinstance(config.model, PublishedConfig):
+        if config.start == "random":
+            return untrained_model(config.model.published)
+        return PUBLISHED[config.model.published](config.start).requires_grad_(True)
+    model = DualEncoder(config.model)
+    if config.start == "imagenet":
+        model.image.load_imagenet()
+    elif config.start != "random":
+        _load_run(model, config.model, Path(config.start))
+    return model
+
+
+def _load_run(model: DualEncoder, shape: ModelConfig, folder: Path) -> None:
+    release = load_release(folder)
+    if release.text is None:
+        raise ValueError(f"start: {folder} has no text tower to go on from")
+    if release.config != shape:
+        raise ValueError(f"start: {folder} holds {release.config}, the experiment wants {shape}")
+    model.image.load_state_dict(release.tower.state_dict())
+    model.text.load_state_dict(release.text.state_dict())
+    with torch.no_grad():
+        model.log_scale.fill_(release.scale).log_()
+
+
+def origin_of(config: ExperimentConfig, model: ImageTextModel, data_sha256: str) -> Origin:
+    """Where a pretrained model comes from; weights that it began with bind it."""
+    learned_from = {"data_sha256": data_sha256}
+    if isinstance(config.model, PublishedConfig):
+        if config.start == "random":
+            return Origin("pretrain", **learned_from)
+        assert isinstance(model, PublishedModel)
+        credit = f"{model.credit}, {model.url}"
+        return Origin("pretrain", model.license, model.name, credit, **learned_from)
+    if config.start in ("imagenet", "random"):
+        return Origin("pretrain", **learned_from)
+    first = load_release(Path(config.start)).origin
+    return Origin("pretrain", first.license, first.teacher, first.teacher_credit, **learned_from)
