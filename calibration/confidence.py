@@ -24,6 +24,9 @@ def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> f
 
     Returns:
         The temperature, between 0.005 and 1.
+
+    Raises:
+        ValueError: there are no rows, or not one truth for each.
     """
     if len(cosines) == 0 or len(cosines) != len(truth):
         raise ValueError(f"need one truth per row, not {len(truth)} for {len(cosines)}")
@@ -46,7 +49,12 @@ def expected_calibration_error(
     Args:
         confidence: `(N,)`, highest probability of each answer, 0 to 1.
         correct: `(N,)`, whether the answer was right.
+
+    Raises:
+        ValueError: there are no answers, or not one truth for each.
     """
+    if len(confidence) == 0 or len(confidence) != len(correct):
+        raise ValueError(f"need one truth per answer, not {len(correct)} for {len(confidence)}")
     bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
     error = 0.0
     for index in np.unique(bins):

@@ -61,6 +61,9 @@ def distance_threshold(distances: NDArray[np.float32], acceptance: float) -> flo
     Args:
         distances: `(N,)`, of frames that should be accepted.
         acceptance: share of them to accept, between 0 and 1.
+
+    Raises:
+        ValueError: there are no distances, or `acceptance` is no such share.
     """
     if len(distances) == 0:
         raise ValueError("distances must not be empty")
