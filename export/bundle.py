@@ -25,13 +25,20 @@ from safetensors.numpy import save as encode_arrays
 
 from calibration.frames import calibration_set, read_frames
 from calibration.onnxruntime_int8 import quantise
+from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, fit
 from export.graph import export_core, with_grey_levels
-from export.manifest import describe, model_card, write_checksums
+from export.manifest import describe, write_checksums
 from export.measure import embed, one_thread_session, paired_latency
-from export.metrics import measure_confidence, measure_precisions, withheld_shares
-from fetalclip_edge.bundle import CHECKSUM, MANIFEST, ModelBundle
+from export.metrics import (
+    count_withheld,
+    measure_confidence,
+    measure_precisions,
+    withheld_shares,
+)
+from export.replacing import new_bundle
+from fetalclip_edge.bundle import CHECKSUM, MANIFEST
 from fetalclip_edge.machine import describe_machine
 from training.datasets import Example
 from training.release import Release, load_release
@@ -84,11 +91,12 @@ def export_bundle(
     Raises:
         GateError: INT8 loses more than one point of macro-F1 on validation; nothing is written.
         FileNotFoundError: `run` or `data` lacks a file.
-        ValueError: `out` exists and is not a bundle, or `run` or `data` does not hold what it must.
+        ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
+            or `run` was trained on other data.
     """
     _check_out(out)
     release = load_release(run)
-    examples = read_data(data, release.held_out)
+    examples = read_data(data, release.held_out, release.origin.data_sha256)
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
@@ -175,11 +183,12 @@ def _measure(
     embeddings = _embed_both(sessions, test, "test")
     metrics = measure_precisions(embeddings, test.examples, release)
     metrics["int8"] |= measure_confidence(embeddings["int8"], test.examples, release, fitted)
+    metrics["int8"]["withheld"] = count_withheld(embeddings["int8"], test.examples, fitted)
     if examples.heads:
         heads = _read(examples.heads, release)
         of_heads = embed(sessions["int8"], heads.pixels, "test, heads")
         metrics["heads"] = {
-            **measure_confidence(of_heads, heads.examples, release, fitted)["withheld"]["brain"],
+            **count_withheld(of_heads, heads.examples, fitted)["brain"],
             "measured_on": "test images of HC18",
         }
     layout = next(name for name in examples.layouts if name.endswith("FETAL_PLANES_DB"))
@@ -207,33 +216,12 @@ def _gate(metrics: dict[str, Any]) -> None:
 def _write(
     release: Release, graph: Path, fitted: Fitted, manifest: dict[str, Any], out: Path
 ) -> None:
-    """Write into a folder beside `out`, check it, and put it in place.
-
-    So no half bundle is ever seen, and an old one stays when anything fails.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        new = Path(folder) / "new"
-        new.mkdir()
+    with new_bundle(out) as new:
         shutil.copy(graph, new / GRAPH)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
         (new / "domain.safetensors").write_bytes(encode_arrays(asdict(fitted.domain)))
-        (new / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
+        (new / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
-        ModelBundle.load(new)
-        _swap(new, out, Path(folder) / "old")
-
-
-def _swap(new: Path, out: Path, old: Path) -> None:
-    if not out.exists():
-        new.replace(out)
-        return
-    out.replace(old)
-    try:
-        new.replace(out)
-    except OSError:
-        old.replace(out)
-        raise
 
 
 def report(metrics: dict[str, Any], console: Console) -> None:
@@ -261,7 +249,7 @@ def main(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by training")],
     out: Annotated[Path, typer.Option(help="folder of the bundle to write")],
     data: Annotated[Path, typer.Option(help="shards, written by training.data")],
-    name: Annotated[str, typer.Option(help="name of the bundle")] = "fetalclip-edge-first-light",
+    name: Annotated[str, typer.Option(help="name of the bundle")] = "fetalclip-edge-student",
     version: Annotated[str, typer.Option(help="version of the bundle")] = "0.1.0",
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
@@ -270,10 +258,14 @@ def main(
     try:
         metrics = export_bundle(run, data, out, name=name, version=version, console=console)
     except (OSError, ValueError, GateError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, GateError) else 2) from error
     report(metrics, console)
-    console.print(f"wrote {out}")
+    console.print(
+        f"wrote {out}; next: python -m training.evaluate {out} --data {data} --out EVALUATION",
+        highlight=False,
+        soft_wrap=True,
+    )
     if json_out:
         typer.echo(json.dumps(metrics, indent=2))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,26 +17,32 @@ from rich.console import Console
 
 from export.manifest import write_checksums
 from export.metrics import withheld_shares
+from export.replacing import new_bundle
 from fetalclip_edge.bundle import MANIFEST, ModelBundle
-from training.evaluation.report import percent, with_interval
+from training.evaluation.report import SCHEMA_VERSION, percent, with_interval
 
 __all__ = ["CARD", "check_same_model", "model_card", "write_card"]
 
 CARD = "MODEL_CARD.md"
 
+# What the card speaks of; curves and pictures are the evaluation's own.
 _FIGURES = {
     "planes": "planes",
     "brain_planes": "brain sub-planes",
     "gestational_age": "gestational age",
     "probes": "linear probes",
+    "probes, planes": "linear probe of planes",
+    "probes, brain_planes": "linear probe of brain sub-planes",
 }
+_NEEDED = ("architecture", "limits", "training_data")
+_TASKS = {"planes": "planes", "brain_planes": "brain sub-planes"}
 
 
 def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> str:
     """The model card in Markdown.
 
     Args:
-        manifest: of the bundle.
+        manifest: of the bundle, as `export.manifest.describe` makes it.
         evaluation: its `evaluation.json`; None before there is one, and the card says so.
 
     Raises:
@@ -49,14 +54,13 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
     channels = {"gray": "one grey channel", "rgb": "three channels"}[
         manifest["preprocess"]["color"]
     ]
-    architecture = manifest.get("architecture", "of an unnamed architecture")
     lines = [
         f"# {manifest['name']} {manifest['version']}",
         "",
         manifest["intended_use"],
         "",
-        f"Image tower: {architecture} on {channels} of "
-        f"{size} x {size} pixels, to an embedding of {manifest['embedding_dim']} numbers, "
+        f"Image tower: {manifest['architecture']} (timm) on {channels} of {size} x {size} "
+        f"pixels, to an embedding of {manifest['embedding_dim']} numbers, "
         f"{_told(manifest.get('training', {}))}. Planes are recognised by cosine with prompt "
         f"embeddings. Licence of the weights: {manifest['license']}.",
         "",
@@ -67,14 +71,14 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
         lines += ["Not evaluated yet: `python -m training.evaluate`, then `python -m export.card`."]
     else:
         lines += _measured(evaluation)
-    lines += _at_export(manifest.get("metrics", {}))
+    lines += _at_export(manifest["metrics"])
     lines += ["", "## Limits", ""]
-    lines += [f"- {limit}" for limit in manifest.get("limits", ())]
+    lines += [f"- {limit}" for limit in manifest["limits"]]
     lines += ["", "## Training data and credits", ""]
     lines += [
         f"- {data['name']}: {data['credit']}, {data['url']}, {data['license']}. "
         f"Changes: {data['changes']}."
-        for data in manifest.get("training_data", ())
+        for data in manifest["training_data"]
     ]
     return "\n".join(lines) + "\n"
 
@@ -85,9 +89,12 @@ def check_same_model(manifest: Mapping[str, Any], evaluation: Mapping[str, Any])
     Raises:
         ValueError: it is no evaluation, or not of a bundle, or a file has another checksum.
     """
-    model = evaluation.get("model")
-    if not isinstance(model, Mapping) or "tasks" not in evaluation or "data" not in evaluation:
-        raise ValueError("this is not an evaluation.json of training.evaluate")
+    model, version = evaluation.get("model"), evaluation.get("schema_version")
+    if not isinstance(model, Mapping) or version != SCHEMA_VERSION:
+        raise ValueError(
+            f"this is not an evaluation.json of this version of training.evaluate: its "
+            f"schema_version is {version!r}, not {SCHEMA_VERSION}"
+        )
     if model.get("kind") != "bundle":
         raise ValueError(
             f"the evaluation is of a {model.get('kind')}, not of a bundle: its numbers are those "
@@ -104,30 +111,23 @@ def check_same_model(manifest: Mapping[str, Any], evaluation: Mapping[str, Any])
 
 
 def write_card(folder: Path, evaluation: Mapping[str, Any]) -> None:
-    """Write the card into a bundle and put its checksums right.
-
-    A copy is written, checked, and put in the bundle's place: no half bundle is ever seen.
+    """Write the card into a bundle and put its checksums right, all at once.
 
     Raises:
         BundleError: `folder` is not a bundle, or is damaged.
-        ValueError: the evaluation is of another model.
+        ValueError: `folder` is a bundle of another make, or the evaluation is of another model.
     """
-    folder = folder.resolve()
     ModelBundle.load(folder)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if lacking := [key for key in _NEEDED if key not in manifest]:
+        raise ValueError(
+            f"{folder} was not made by export.bundle: its manifest lacks {', '.join(lacking)}"
+        )
     card = model_card(manifest, evaluation)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        new, old = Path(work) / "new", Path(work) / "old"
-        shutil.copytree(folder, new)
+    with new_bundle(folder) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
         (new / CARD).write_text(card, encoding="utf-8")
         write_checksums(new, manifest)
-        ModelBundle.load(new)
-        folder.replace(old)
-        try:
-            new.replace(folder)
-        except OSError:
-            old.replace(folder)
-            raise
 
 
 def _measured(evaluation: Mapping[str, Any]) -> list[str]:
@@ -141,7 +141,8 @@ def _measured(evaluation: Mapping[str, Any]) -> list[str]:
         "patients, in percent. `python -m training.evaluate` gives these numbers.",
         "",
         f"Data: {', '.join(data['sources'])}. Splits by patient: {'; '.join(splits)}. Every figure "
-        f"is of the test split. Shards {data['sha256'][:16]}.",
+        f"is of the test split. Shards {data['sha256']}.",
+        *(["", data["note"]] if data["note"] else []),
         "",
         "| | this model | FetalCLIP | MobileFetalCLIP |",
         "|---|---|---|---|",
@@ -154,14 +155,14 @@ def _measured(evaluation: Mapping[str, Any]) -> list[str]:
     for name, reason in evaluation["left_out"].items():
         if name in _FIGURES:
             lines += ["", f"Not measured: {_FIGURES[name]}: {reason}."]
-    for task, title in (("planes", "Planes"), ("brain_planes", "Brain sub-planes")):
+    for task, title in _TASKS.items():
         if task not in tasks:
             continue
         found = tasks[task]
         lines += [
             "",
-            f"{title}, zero-shot, {found['images']} images of {found['patients']} patients: "
-            f"accuracy {with_interval(found['accuracy'], found['accuracy_interval'])}.",
+            f"{title.capitalize()}, zero-shot, {found['images']} images of {found['patients']} "
+            f"patients: accuracy {with_interval(found['accuracy'], found['accuracy_interval'])}.",
             "",
             "| class | images | F1 | recall |",
             "|---|---|---|---|",
@@ -169,13 +170,13 @@ def _measured(evaluation: Mapping[str, Any]) -> list[str]:
         for label, each in found["classes"].items():
             f1 = with_interval(each["f1"], each["f1_interval"])
             lines.append(f"| {label} | {each['images']} | {f1} | {percent(each['recall'])} |")
+        if found["absent"]:
+            lines += ["", f"No test image shows {', '.join(found['absent'])}: not scored."]
     return lines
 
 
 def _at_export(metrics: Mapping[str, Any]) -> list[str]:
     """Both precisions, confidence and abstention, as measured when the bundle was made."""
-    if not {"fp32", "int8"} <= metrics.keys():
-        return []
     fp32, int8 = metrics["fp32"], metrics["int8"]
     lines = [
         "",
@@ -188,25 +189,25 @@ def _at_export(metrics: Mapping[str, Any]) -> list[str]:
         "| | FP32 | INT8 |",
         "|---|---|---|",
     ]
-    for task, title in (("planes", "planes"), ("brain_planes", "brain sub-planes")):
+    for task, title in _TASKS.items():
         key = f"{task}_macro_f1"
         lines.append(f"| {title}, macro-F1 | {fp32[key]:.3f} | {int8[key]:.3f} |")
-    for task, title in (("planes", "planes"), ("brain_planes", "brain sub-planes")):
-        error = int8.get(f"{task}_expected_calibration_error")
-        if error is not None:
-            lines.append(f"| {title}, expected calibration error | | {error:.3f} |")
-    for name, share in withheld_shares(dict(metrics)).items():
+    for plane, value in int8["planes_f1"].items():
+        lines.append(f"| {plane}, F1 | {fp32['planes_f1'][plane]:.3f} | {value:.3f} |")
+    for task, title in _TASKS.items():
+        error = int8[f"{task}_expected_calibration_error"]
+        lines.append(f"| {title}, expected calibration error | | {error:.3f} |")
+    for name, share in withheld_shares(metrics).items():
         lines.append(f"| {name}, withheld | | {share['images']} of {share['of']} |")
-    validation = metrics.get("validation", {}).get("int8")
-    if validation is not None:
-        lines += [
-            "",
-            "On the patients held out of training INT8 reached a macro-F1 of "
-            f"{validation['planes_macro_f1']:.2f} on planes and "
-            f"{validation['brain_planes_macro_f1']:.2f} on brain sub-planes: expect the lower "
-            "figure.",
-        ]
-    return lines
+    validation = metrics["validation"]["int8"]
+    return [
+        *lines,
+        "",
+        "On the patients held out of training INT8 reached a macro-F1 of "
+        f"{validation['planes_macro_f1']:.3f} on planes and "
+        f"{validation['brain_planes_macro_f1']:.3f} on brain sub-planes. Where the test differs, "
+        "expect the lower figure.",
+    ]
 
 
 def _told(training: Mapping[str, Any]) -> str:

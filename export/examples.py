@@ -35,18 +35,25 @@ class BundleData:
     sha256: str
 
 
-def read_data(folder: Path, held_out: Collection[str]) -> BundleData:
+def read_data(folder: Path, held_out: Collection[str], learned_from: str | None) -> BundleData:
     """Read what a bundle needs from shards, or say what they lack.
 
     Args:
         folder: written by `python -m training.data`.
         held_out: the patients that training held out.
+        learned_from: sha256 of the shards that the model was trained on, None where it is unknown.
 
     Raises:
         FileNotFoundError: there are no shards, or one is missing.
-        ValueError: a shard is damaged, or the shards lack something to fit or to measure on.
+        ValueError: these are other shards, one is damaged, or they lack something to fit or to
+            measure on.
     """
     manifest = read_manifest(folder)
+    if learned_from not in (None, manifest["sha256"]):
+        raise ValueError(
+            f"{folder} are not the shards that the model was trained on ({manifest['sha256']}, not "
+            f"{learned_from}): training may have seen their test patients"
+        )
     test = read_examples(folder, "test", verify=True)
     tests = _of("planes", test)
     _demand_labels(tests, f"{folder} has no test image of FETAL_PLANES_DB")
@@ -83,8 +90,9 @@ def _demand_labels(examples: Sequence[Example], lack: str) -> None:
         ("plane", found, SCORED_PLANES),
         ("brain sub-plane", parts, BRAIN_PLANES),
     ):
-        if not there & set(labels):
+        if missing := [label for label in labels if label not in there]:
             raise ValueError(
-                f"{lack} labelled with a {title} ({', '.join(labels)}), so nothing could be "
-                "measured; add FETAL_PLANES_DB to the sources of python -m training.data"
+                f"{lack} labelled with the {title} {', '.join(missing)}, so macro-F1 would be "
+                "over fewer classes than it says; add FETAL_PLANES_DB to the sources of "
+                "python -m training.data"
             )

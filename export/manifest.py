@@ -1,4 +1,4 @@
-"""The manifest of a bundle and its model card, both from the same facts."""
+"""The manifest of a bundle: what it says of the model, and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from export.credits import credit, is_resized
 from export.examples import BundleData
-from export.metrics import withheld_shares
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, SCHEMA_VERSION, file_sha256
 from training.release import Release
 
-__all__ = ["describe", "model_card", "write_checksums"]
+__all__ = ["describe", "write_checksums"]
 
 INTENDED_USE = (
     "Research and engineering: telling fetal standard planes apart in ultrasound frames. "
@@ -43,7 +42,18 @@ def describe(
     name: str,
     version: str,
 ) -> dict[str, Any]:
-    """The manifest, but for the checksums that `write_checksums` adds."""
+    """The manifest, but for the checksums that `write_checksums` adds.
+
+    Args:
+        release: the trained model.
+        examples: what it was fitted to and measured on.
+        temperatures: task -> temperature.
+        thresholds: name -> value.
+        metrics: as measured at export.
+        graph: file name of the INT8 graph.
+        name: of the bundle.
+        version: of the bundle.
+    """
     origin = release.origin
     limits = list(LIMITS)
     if is_resized(examples.layouts):
@@ -84,72 +94,3 @@ def write_checksums(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     digest = file_sha256(folder / MANIFEST)
     (folder / CHECKSUM).write_bytes(f"{digest}  {MANIFEST}\n".encode())
-
-
-def model_card(manifest: dict[str, Any]) -> str:
-    """The model card in Markdown."""
-    metrics = manifest["metrics"]
-    fp32, int8 = metrics["fp32"], metrics["int8"]
-    validation = metrics["validation"]["int8"]
-    planes = "\n".join(
-        f"| {plane}, F1 | {fp32['planes_f1'][plane]:.3f} | {value:.3f} |"
-        for plane, value in int8["planes_f1"].items()
-    )
-    withheld = "\n".join(
-        f"| {name}, withheld | | {share['images']} of {share['of']} |"
-        for name, share in withheld_shares(metrics).items()
-    )
-    credit_lines = "\n".join(
-        f"- {entry['name']}: {entry['credit']}, {entry['url']}, {entry['license']}. "
-        f"Changes: {entry['changes']}."
-        for entry in manifest["training_data"]
-    )
-    limits = "\n".join(f"- {limit}" for limit in manifest["limits"])
-    return f"""# {manifest["name"]} {manifest["version"]}
-
-{manifest["intended_use"]}
-
-Image tower: {manifest["architecture"]} (timm) on one grey channel of \
-{manifest["preprocess"]["size"]} x {manifest["preprocess"]["size"]} pixels, to an embedding of \
-{manifest["embedding_dim"]} numbers, \
-{_told(manifest["training"])}. Planes are recognised by cosine with prompt embeddings. \
-Weights: {manifest["license"]}. Data set measured on: sha256 {manifest["data_sha256"]}.
-
-## Measured
-
-On {metrics["measured_on"]}. Confidence and threshold were fitted on patients held out of the \
-training split, by which INT8 is accepted or not, too. `python -m export.bundle` gives these \
-numbers.
-
-| | FP32 | INT8 |
-|---|---|---|
-| planes, macro-F1 | {fp32["planes_macro_f1"]:.3f} | {int8["planes_macro_f1"]:.3f} |
-{planes}
-| brain sub-planes, macro-F1 | {fp32["brain_planes_macro_f1"]:.3f} | \
-{int8["brain_planes_macro_f1"]:.3f} |
-| planes, expected calibration error | | {int8["planes_expected_calibration_error"]:.3f} |
-| brain sub-planes, expected calibration error | | \
-{int8["brain_planes_expected_calibration_error"]:.3f} |
-{withheld}
-
-On the patients held out of training the brain sub-planes reached \
-{validation["brain_planes_macro_f1"]:.2f} in INT8: expect the lower figure.
-
-## Limits
-
-{limits}
-
-## Training data and credits
-
-{credit_lines}
-"""
-
-
-def _told(training: dict[str, str | None]) -> str:
-    """How the image tower was trained, as part of a sentence."""
-    if training["teacher"] is None:
-        return "trained contrastively with a text tower on pairs of image and caption"
-    return (
-        f"trained on pairs of image and caption with {training['teacher']} as its teacher "
-        f"(method: {training['method']}), whose text tower it shares"
-    )

@@ -10,18 +10,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from sklearn.metrics import f1_score
 
 from benchmarks.timing import interleave
 from export.graph import INPUT, OUTPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
+from training.progress import image_progress
 from training.zero_shot import SCORED_PLANES, macro_f1
 
 __all__ = ["accuracy", "embed", "one_thread_session", "paired_latency"]
 
-_WARM_UP = 10
+_BATCH, _WARM_UP = 8, 10
 
 
 def one_thread_session(path: Path) -> ort.InferenceSession:
@@ -36,12 +36,14 @@ def embed(
     session: ort.InferenceSession, frames: NDArray[np.uint8], title: str
 ) -> NDArray[np.float32]:
     """Embeddings `(N, D)` of frames `(N, 1, S, S)`, with a progress bar on stderr."""
-    return np.concatenate(
-        [
-            session.run([OUTPUT], {INPUT: frames[i : i + 8]})[0]
-            for i in track(range(0, len(frames), 8), title, console=Console(stderr=True))
-        ]
-    )
+    parts = []
+    with image_progress(Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=len(frames))
+        for start in range(0, len(frames), _BATCH):
+            batch = frames[start : start + _BATCH]
+            parts.append(session.run([OUTPUT], {INPUT: batch})[0])
+            progress.advance(task, len(batch))
+    return np.concatenate(parts)
 
 
 def accuracy(

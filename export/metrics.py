@@ -17,7 +17,7 @@ from training.datasets import Example
 from training.release import Release
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["measure_confidence", "measure_precisions", "withheld_shares"]
+__all__ = ["count_withheld", "measure_confidence", "measure_precisions", "withheld_shares"]
 
 Embeddings = NDArray[np.float32]
 
@@ -46,18 +46,20 @@ def measure_precisions(
 
 def measure_confidence(
     embeddings: Embeddings, examples: Sequence[Example], release: Release, fitted: Fitted
-) -> dict[str, Any]:
-    """Calibration error of both tasks, and how many images of each plane are withheld.
+) -> dict[str, float]:
+    """Expected calibration error of both tasks.
 
     Args:
         embeddings: `(N, D)`, by the INT8 graph.
         examples: what the images show.
         release: the trained model, for its prompts.
         fitted: temperatures, domain and threshold.
+
+    Raises:
+        ValueError: no image is labelled for one of the tasks.
     """
     planes = np.array([example.facts.plane or "" for example in examples])
     parts = np.array([example.facts.brain_plane or "" for example in examples])
-    outside = fitted.domain.distances(embeddings) > fitted.domain_distance
 
     def calibration(task: str, truth: NDArray[np.str_], labels: tuple[str, ...]) -> float:
         cosines = embeddings @ release.embeddings[task].T
@@ -69,11 +71,25 @@ def measure_confidence(
     return {
         "planes_expected_calibration_error": calibration("planes", planes, PLANES),
         "brain_planes_expected_calibration_error": calibration("brain_planes", parts, BRAIN_PLANES),
-        "withheld": {
-            plane: {"images": int(outside[planes == plane].sum()), "of": int(sum(planes == plane))}
-            for plane in PLANES
-            if plane in planes
-        },
+    }
+
+
+def count_withheld(
+    embeddings: Embeddings, examples: Sequence[Example], fitted: Fitted
+) -> dict[str, dict[str, int]]:
+    """Plane -> how many "images" the model abstains from, "of" how many.
+
+    Args:
+        embeddings: `(N, D)`, by the INT8 graph.
+        examples: what the images show.
+        fitted: domain and threshold.
+    """
+    planes = np.array([example.facts.plane or "" for example in examples])
+    outside = fitted.domain.distances(embeddings) > fitted.domain_distance
+    return {
+        plane: {"images": int(outside[planes == plane].sum()), "of": int(sum(planes == plane))}
+        for plane in PLANES
+        if plane in planes
     }
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from calibration.frames import read_frames
+from export.bundle import Exported, _make_graphs
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.facts import Facts
 from training.models import DualEncoder, ModelConfig
-from training.release import Origin, save_release
+from training.release import Origin, load_release, save_release
 from training.shards import read_examples, write_shards
 from training.sources import DataSet, Record
 
@@ -125,6 +126,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     }
     save_file(prompts, folder / "prompts.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory, drawn: Path, run: Path) -> Exported:
+    """Both precisions of that model, for bundles whose numbers nobody reads."""
+    frames = read_frames(read_examples(drawn, "train")[:16], 64)
+    return _make_graphs(load_release(run), frames, tmp_path_factory.mktemp("graphs"))
 
 
 def _axes(facts: Sequence[Facts]) -> np.ndarray:

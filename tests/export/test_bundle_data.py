@@ -34,7 +34,12 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, run: Path, pictures: dict[str, DataSet]) -> Made:
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
+    run: Path,
+    pictures: dict[str, DataSet],
+    graphs: exporter.Exported,
+) -> Made:
     """A student of FetalCLIP, exported with planes and captioned images, without HC18."""
     work = tmp_path_factory.mktemp("made")
     write_shards([pictures["planes"], pictures["captions"]], work / "shards")
@@ -44,6 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, run: Path, pictures: dict[str
     description["held_out"] += ["captions/mine/0", "captions/mine/1"]
     (work / "run" / "model.json").write_text(json.dumps(description))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "_make_graphs", lambda *_: graphs)
         patch.setattr(exporter, "_CALIBRATION_FRAMES", 48)
         patch.setattr(exporter, "_TIMING_ROUNDS", 2)
         console = Console(file=io.StringIO())
@@ -110,8 +116,8 @@ def refusal(run: Path, shards: Path, out: Path, capsys: pytest.CaptureFixture[st
     ("kept", "told"),
     [
         # Heads of HC18 are brains, but no patient is tested for planes.
-        ({"hc18"}, "no test image of FETAL_PLANES_DB labelled with a plane"),
-        ({"hc18", "captions"}, "no test image of FETAL_PLANES_DB labelled with a plane"),
+        ({"hc18"}, "no test image of FETAL_PLANES_DB labelled with the plane abdomen, brain"),
+        ({"hc18", "captions"}, "no test image of FETAL_PLANES_DB labelled with the plane"),
     ],
 )
 def test_shards_without_labelled_test_planes_are_refused_before_any_work(
@@ -134,8 +140,12 @@ def test_shards_without_labelled_test_planes_are_refused_before_any_work(
 @pytest.mark.parametrize(
     ("without", "told"),
     [
-        (("test", "brain"), "no test image of FETAL_PLANES_DB labelled with a brain sub-plane"),
-        (("train", "brain"), "held out, no image labelled with a brain sub-plane"),
+        (("test", "femur"), "no test image of FETAL_PLANES_DB labelled with the plane femur"),
+        (("train", "femur"), "held out, no image labelled with the plane femur"),
+        (
+            ("test", "trans-ventricular"),
+            "no test image of FETAL_PLANES_DB labelled with the brain sub-plane trans-ventricular",
+        ),
         (("test", ""), "no images of split 'test'"),
     ],
 )
@@ -149,12 +159,12 @@ def test_what_cannot_be_measured_or_fitted_is_told_before_any_work(
     told: str,
 ) -> None:
     no_work(monkeypatch)
-    split, plane = without
+    split, kind = without
     planes = pictures["planes"]
     left = [
         record
         for record in planes.records
-        if record.split != split or not (record.facts.plane or "").startswith(plane)
+        if record.split != split or kind not in ("", record.facts.plane, record.facts.brain_plane)
     ]
     write_shards([DataSet(planes.layout, left)], tmp_path / "shards")
     assert told in refusal(run, tmp_path / "shards", tmp_path / "out", capsys)

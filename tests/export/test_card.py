@@ -42,6 +42,7 @@ def evaluation(manifest: Json) -> Json:
         "abdomen": {"images": 7, "f1": 0.1234, "f1_interval": [0.1, 0.2], "recall": 0.31},
     }
     return {
+        "schema_version": 1,
         "model": {
             "kind": "bundle",
             "name": "some bundle",
@@ -51,6 +52,7 @@ def evaluation(manifest: Json) -> Json:
         },
         "data": {
             "sha256": "ab" * 32,
+            "note": None,
             "sources": ["drawn pictures"],
             "splits": {
                 "train": {"images": 30, "patients": 11},
@@ -64,6 +66,7 @@ def evaluation(manifest: Json) -> Json:
                 "accuracy": 0.4567,
                 "accuracy_interval": [0.4, 0.5],
                 "classes": classes,
+                "absent": [],
             }
         },
         "left_out": {"gestational_age": "there is no text tower", "activations": "no gradients"},
@@ -111,6 +114,16 @@ def test_the_card_keeps_what_the_export_measured(manifest: Json, evaluation: Jso
     assert f"| cervix, withheld | | {withheld['images']} of {withheld['of']} |" in text
 
 
+def test_the_card_says_what_weakens_its_figures(manifest: Json, evaluation: Json) -> None:
+    evaluation["data"]["note"] = "These are other shards."
+    evaluation["tasks"]["planes"]["absent"] = ["femur"]
+    evaluation["left_out"]["probes, planes"] = "the train split is empty"
+    lines = model_card(manifest, evaluation).splitlines()
+    assert "These are other shards." in lines
+    assert "No test image shows femur: not scored." in lines
+    assert "Not measured: linear probe of planes: the train split is empty." in lines
+
+
 def test_a_student_names_its_teacher(manifest: Json, evaluation: Json) -> None:
     manifest["training"] = {"method": "distill", "teacher": "FetalCLIP"}
     assert "with FetalCLIP as its teacher (method: distill)" in model_card(manifest, evaluation)
@@ -133,7 +146,7 @@ def _other_graph(evaluation: Json) -> None:
         (lambda e: e["model"]["files"].pop("prompts.safetensors"), "its prompts.safetensors is"),
         (lambda e: e["model"]["files"].update(new="1" * 64), "its new is not the bundle's"),
         (lambda e: e["model"].update(kind="release"), "is of a release, not of a bundle"),
-        (lambda e: e.pop("tasks"), "not an evaluation.json"),
+        (lambda e: e.update(schema_version=2), "schema_version is 2, not 1"),
         (lambda e: e.pop("model"), "not an evaluation.json"),
     ],
 )
@@ -184,6 +197,14 @@ def test_a_damaged_bundle_gets_no_card(bundle: Path, evaluation: Json) -> None:
     (bundle / "prompts.safetensors").write_bytes(b"damaged")
     with pytest.raises(BundleIntegrityError, match="prompts.safetensors"):
         write_card(bundle, evaluation)
+
+
+def test_a_bundle_of_another_make_gets_no_card(
+    edited_bundle: Callable[[Callable[[Json], object]], Path], evaluation: Json
+) -> None:
+    foreign = edited_bundle(lambda manifest: manifest.pop("limits"))
+    with pytest.raises(ValueError, match=r"not made by export\.bundle: its manifest lacks limits"):
+        write_card(foreign, evaluation)
 
 
 def test_the_command_writes_or_says_why_not(bundle: Path, evaluation: Json, tmp_path: Path) -> None:
