@@ -76,7 +76,7 @@ def estimate_ages(
 
     Raises:
         NotMeasurableError: the model has no text tower.
-        ValueError: a label is not a number of days.
+        ValueError: a label is not a whole number of days, above 0.
     """
     sizes = np.array(pixel_sizes)
     days = np.zeros(len(sizes), dtype=np.int64)
@@ -96,14 +96,14 @@ def days_of(prompts: PromptSet) -> list[int]:
     """The classes of prompts of gestational age, as days.
 
     Raises:
-        ValueError: one is not a number of days.
+        ValueError: one is not a whole number of days, above 0.
     """
-    try:
-        return [int(label) for label in prompts.labels]
-    except ValueError as error:
-        raise ValueError(
-            f"the classes of {prompts.version} must be ages in days: {error}"
-        ) from None
+    for label in prompts.labels:
+        if not label.isdecimal() or int(label) == 0:
+            raise ValueError(
+                f"the classes of {prompts.version} must be ages in days, as '140', not {label!r}"
+            )
+    return [int(label) for label in prompts.labels]
 
 
 def is_valid(days: int, head_circumference_mm: float) -> bool:

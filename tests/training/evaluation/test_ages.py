@@ -58,17 +58,19 @@ def test_an_image_of_unknown_pixel_size_is_named() -> None:
 
 
 def test_ages_by_the_rule_with_the_prompts_of_each_pixel_size_embedded_once() -> None:
-    # Given ages 0 to 40, and images at 20 degrees of pixel size 0 and 130 of pixel size 1
-    prompts = PromptSet("gestational_age", {str(d): (f"{d} {{pixel_size_mm}}",) for d in range(41)})
+    # Given ages 1 to 40, and images at 20 degrees of pixel size 0 and 130 of pixel size 1
+    prompts = PromptSet(
+        "gestational_age", {str(d): (f"{d} {{pixel_size_mm}}",) for d in range(1, 41)}
+    )
     encoder = Counter()
     angles = np.deg2rad([20, 130, 20])
     images = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     # When ages are estimated
     days = estimate_ages(images, [0.0, 1.0, 0.0], lambda mm: with_pixel_size(prompts, mm), encoder)
-    # Then each is the middle of the fifteen nearest, and 2 x 41 sentences were embedded
+    # Then each is the middle of the fifteen nearest, and 2 x 40 sentences were embedded
     assert days.tolist() == [20, 30, 20]
-    assert len(encoder.texts) == 82
-    assert encoder.texts[0] == "0 0.00"
+    assert len(encoder.texts) == 80
+    assert encoder.texts[0] == "1 0.00"
 
 
 def test_similarities_are_averaged_over_sentences_not_embeddings_normalised() -> None:
@@ -79,8 +81,9 @@ def test_similarities_are_averaged_over_sentences_not_embeddings_normalised() ->
     assert (image @ means.T)[0].tolist() == pytest.approx([0.5, np.cos(np.deg2rad(50))], abs=1e-6)
 
 
-def test_prompts_whose_classes_are_no_days_are_refused() -> None:
-    prompts = PromptSet("gestational_age", {"early": ("1 0",)}, version="mine.json")
+@pytest.mark.parametrize("label", ["early", "20+0", "0", "-7", "140.5", ""])
+def test_prompts_whose_classes_are_no_days_are_refused(label: str) -> None:
+    prompts = PromptSet("gestational_age", {label: ("1 0",)}, version="mine.json")
     with pytest.raises(ValueError, match=r"mine\.json must be ages in days"):
         estimate_ages(np.zeros((1, 2), np.float32), [0.1], lambda _: prompts, Counter())
 
