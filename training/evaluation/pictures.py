@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -51,7 +52,12 @@ def embedding_map(embeddings: Embeddings) -> NDArray[np.float32]:
 
     neighbours = min(_NEIGHBOURS, len(embeddings) - 1)
     mapper = UMAP(n_neighbors=neighbours, metric="cosine", random_state=_SEED, n_jobs=1)
-    places: NDArray[np.float32] = np.asarray(mapper.fit_transform(embeddings), dtype=np.float32)
+    threads = torch.get_num_threads()
+    try:
+        places: NDArray[np.float32] = np.asarray(mapper.fit_transform(embeddings), np.float32)
+    finally:
+        # Numba gives OpenMP all cores when it is done, and PyTorch follows without being asked.
+        torch.set_num_threads(threads)
     return places
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from training.evaluation.encoders import NotMeasurableError
@@ -18,18 +19,22 @@ def shades(path: Path) -> int:
         return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_map_keeps_far_groups_apart_and_comes_out_the_same_again() -> None:
     # Given two groups of embeddings in opposite directions
     rng = np.random.default_rng(0)
     centres = np.repeat([[1.0] * 8, [-1.0] * 8], 15, axis=0)
     embeddings = (centres + rng.normal(0, 0.1, centres.shape)).astype(np.float32)
     # When they are mapped twice
+    threads = torch.get_num_threads()
     places, again = embedding_map(embeddings), embedding_map(embeddings)
     # Then every one's nearest neighbours are of its own group
     distances = np.linalg.norm(places[:, None] - places[None], axis=2)
     nearest = distances.argsort(axis=1)[:, 1:6]
     assert ((nearest < 15) == (np.arange(30) < 15)[:, None]).all()
     np.testing.assert_array_equal(places, again)
+    # And PyTorch still has the threads that it had
+    assert torch.get_num_threads() == threads == 1
 
 
 def test_too_few_images_make_no_map() -> None:
