@@ -83,14 +83,12 @@ class Trainer:
             config.canvas,
             quiet=not accelerator.is_main_process,
         )
-        model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.to(accelerator.device)
         _slow_statistics(model, len(self.lanes))
+        learner = Learner(model, self.plan.lane_size)
         self.average = WeightAverage(model, config.average_decay)
         optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
-        self.learner, self.optimizer = accelerator.prepare(
-            Learner(model, self.plan.lane_size), optimizer
-        )
+        self.learner, self.optimizer = accelerator.prepare(learner, optimizer)
         self.model = model
         self.step, self.steps = 0, config.epochs * self.plan.steps_per_epoch
         self._losses: dict[str, float] = {}  # sums of this epoch

@@ -35,11 +35,14 @@ def embed_images(tower: torch.nn.Module, images: Tensor, batch_size: int = 64) -
 
 
 def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> float:
-    """Macro-F1 over `labels`, on the images whose truth is one of them; 0 to 1."""
+    """Macro-F1 over those of `labels` that occur, on the images whose truth is one of them; 0 to 1.
+
+    Raises:
+        ValueError: no image is labelled with any of them.
+    """
     kept = [(t, a) for t, a in zip(truth, answers, strict=True) if t in labels]
     if not kept:
         raise ValueError(f"no image is labelled with any of {', '.join(labels)}")
-    score = f1_score(
-        *zip(*kept, strict=True), labels=list(labels), average="macro", zero_division=0
-    )
-    return float(score)
+    known, found = zip(*kept, strict=True)
+    there = [label for label in labels if label in known]
+    return float(f1_score(known, found, labels=there, average="macro", zero_division=0))

@@ -1,0 +1,158 @@
+"""First weights: random, ImageNet, a run's, a published file's; and what may be done with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+
+from training.config import ExperimentConfig, PublishedConfig, load_config
+from training.models import DualEncoder, ModelConfig, PublishedModel, load_mobile_fetalclip
+from training.models.untrained import as_published, untrained_model
+from training.pretrain import main
+from training.release import Origin, load_published, load_release, save_release
+from training.starting import first_model, origin_of
+from training.teacher import load_teacher
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def configured(folder: Path, values: dict[str, Any]) -> ExperimentConfig:
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_config(path)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in MobileFetalCLIP's layout, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("published") / "mobile_fetal_clip_weights.pt"
+    torch.save(as_published(untrained_model("mobile-fetalclip")), path)
+    return path
+
+
+@pytest.fixture
+def mobile(tiny_experiment: dict[str, Any]) -> dict[str, Any]:
+    """A few steps of pretraining MobileFetalCLIP."""
+    return {
+        **tiny_experiment,
+        "batch_size": 18,
+        "checkpoint_steps": 100,
+        "canvas": 256,
+        "stages": [{"epochs": 1, "image_size": 256}],
+        "model": {"published": "mobile-fetalclip"},
+    }
+
+
+def test_a_run_can_go_on_from_another(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
+    torch.manual_seed(9)
+    trained = DualEncoder(ModelConfig(**tiny_experiment["model"])).eval()
+    with torch.no_grad():
+        trained.log_scale.fill_(3.0)
+    save_release(tmp_path, trained, {}, set(), Origin("distill", "CC-BY-NC-4.0", "fetalclip", "M."))
+    config = configured(tmp_path, {**tiny_experiment, "start": str(tmp_path)})
+    model = first_model(config)
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-3, msg=name)
+    assert all(p.requires_grad for p in model.parameters())
+    # What it began with binds it.
+    origin = origin_of(config, model, "abc")
+    assert origin == Origin("pretrain", "CC-BY-NC-4.0", "fetalclip", "M.", "abc")
+
+
+def test_another_shape_is_refused(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
+    shape = ModelConfig(**{**tiny_experiment["model"], "embed_dim": 8})
+    save_release(tmp_path, DualEncoder(shape).eval(), {}, set(), Origin("pretrain"))
+    config = configured(tmp_path, {**tiny_experiment, "start": str(tmp_path)})
+    with pytest.raises(ValueError, match="the experiment wants"):
+        first_model(config)
+
+
+def test_random_weights_are_the_seeds(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
+    config = configured(tmp_path, {**tiny_experiment, "start": "random"})
+    one, same = first_model(config).state_dict(), first_model(config).state_dict()
+    imagenet = first_model(configured(tmp_path, tiny_experiment)).state_dict()
+    name = "image.backbone.conv_stem.weight"
+    assert torch.equal(one[name], same[name])
+    assert not torch.equal(one[name], imagenet[name])
+
+
+def test_published_architectures_are_pretrained_into_their_authors_layout(
+    mobile: dict[str, Any], published: Path, drawn: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump({**mobile, "start": str(published)}))
+    main(path, tmp_path / "run", drawn)
+    before, after = (
+        load_mobile_fetalclip(published),
+        load_mobile_fetalclip(tmp_path / "run" / "weights.pt"),
+    )
+    moved = [
+        name
+        for name, value in after.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    ]
+    assert {name.split(".")[0] for name in moved} == {"image", "text", "logit_scale"}
+    found = load_published(tmp_path / "run")
+    assert found is not None
+    assert found[1].license == "CC-BY-NC-4.0"
+    teacher = load_teacher(tmp_path / "run")
+    assert (teacher.name, teacher.embed_dim, teacher.size) == ("mobile-fetalclip", 512, 256)
+    assert teacher.held_out == found[2]
+    assert len(found[2]) > 0
+
+
+def test_random_weights_of_a_published_architecture_are_ones_own(
+    tmp_path: Path, mobile: dict[str, Any]
+) -> None:
+    config = configured(tmp_path, {**mobile, "start": "random"})
+    assert config.model == PublishedConfig("mobile-fetalclip")
+    model = first_model(config)
+    assert isinstance(model, PublishedModel)
+    assert all(p.requires_grad for p in model.parameters())
+    assert origin_of(config, model, "abc").license == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"model": {"published": "clip"}}, "published must be fetalclip or mobile-fetalclip"),
+        ({"start": "imagenet"}, "start must be"),
+        ({"start": "random", "stages": [{"epochs": 1, "image_size": 224}]}, "image_size must be"),
+        (
+            {"start": "random", "distillation": {"logits": 1.0, "features": 1.0}},
+            "a student must be of our own shapes",
+        ),
+        ({"model": {"published": "fetalclip", "depth": 3}}, "unknown keys depth"),
+    ],
+)
+def test_a_published_architecture_that_cannot_be_is_refused(
+    tmp_path: Path, mobile: dict[str, Any], changed: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        configured(tmp_path, {**mobile, **changed})
+
+
+def test_a_start_that_is_not_there_is_told(
+    mobile: dict[str, Any], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump({**mobile, "start": "nowhere.pt"}))
+    with pytest.raises(typer.Exit) as exit_:
+        main(path, tmp_path / "run", drawn)
+    assert exit_.value.exit_code == 2
+    assert "nowhere.pt" in capsys.readouterr().err
+
+
+def test_a_folder_of_our_own_shapes_is_no_published_model(
+    tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    shape = ModelConfig(**tiny_experiment["model"])
+    save_release(tmp_path, DualEncoder(shape).eval(), {}, set(), Origin("pretrain"))
+    assert load_published(tmp_path) is None
+    assert load_release(tmp_path).config == shape
