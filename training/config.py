@@ -190,6 +190,11 @@ class ExperimentConfig:
                 self.start,
             )
             _require(
+                {stage.image_size for stage in self.stages} == {self.model.image_size},
+                f"a published architecture wants stages of {self.model.image_size} pixels alone",
+                self.stages,
+            )
+            _require(
                 self.distillation is None,
                 "a student must be of our own shapes: give model a backbone, not published",
                 self.model.published,

@@ -128,6 +128,13 @@ def test_random_weights_of_a_published_architecture_are_ones_own(
             {"start": "random", "distillation": {"logits": 1.0, "features": 1.0}},
             "a student must be of our own shapes",
         ),
+        (
+            {
+                "start": "random",
+                "stages": [{"epochs": 1, "image_size": 128}, {"epochs": 1, "image_size": 256}],
+            },
+            "wants stages of 256 pixels alone",
+        ),
         ({"model": {"published": "fetalclip", "depth": 3}}, "unknown keys depth"),
     ],
 )
