@@ -144,7 +144,10 @@ def _describe(
 ) -> None:
     common = {"origin": asdict(origin), "validation": validation, "held_out": sorted(held_out)}
     text = json.dumps({**own, **common}, indent=2) + "\n"
-    (folder / "model.json").write_text(text, encoding="utf-8")
+    # At once and last of all: a folder with a model.json is taken for complete.
+    temporary = folder / "model.json.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / "model.json")
 
 
 def load_published(folder: Path) -> tuple[PublishedModel, Origin, frozenset[str]] | None:
@@ -171,16 +174,24 @@ def load_published(folder: Path) -> tuple[PublishedModel, Origin, frozenset[str]
 
 
 def load_release(folder: Path) -> Release:
-    """Read what `save_release` wrote.
+    """Read what `save_release` wrote of a model of our own shapes.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: `model.json` is incomplete or names other classes than this version, or the
-            weights or prompt embeddings do not fit the model that it describes.
+        ValueError: the model is of a published architecture; `model.json` is incomplete or names
+            other classes than this version; or the weights or prompt embeddings do not fit the
+            model that it describes.
     """
     path = folder / "model.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        if "published" in description:
+            name = description["published"]
+            raise ValueError(
+                f"{folder} holds {name} in its authors' layout, not a model of our own shapes: "
+                f"teach a student with training.distill --teacher {folder}, or name its file, "
+                f"{folder / WEIGHTS} --architecture {name}"
+            )
         config = ModelConfig(**description["model"])
         prompts = description["prompts"]
         validation, held_out = description["validation"], frozenset(description["held_out"])

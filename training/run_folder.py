@@ -47,7 +47,7 @@ class RunFolder:
         self.finished = (path / "model.json").exists()
         self._identity, self._log = path / "experiment.json", path / "log.csv"
         if self._identity.exists():
-            found = json.loads(self._identity.read_text(encoding="utf-8")).get("sha256")
+            found = _sha256_in(self._identity)
         else:
             found = "" if self.finished or self.checkpoint.exists() else experiment
         if found != experiment:
@@ -60,7 +60,9 @@ class RunFolder:
         """Make the folder and write down whose it is."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"sha256": self.experiment}) + "\n"
-        self._identity.write_text(text, encoding="utf-8")
+        temporary = self._identity.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self._identity)
 
     def forget_after(self, epoch: int) -> None:
         """Take rows of later epochs than the checkpoint's out of the log."""
@@ -68,11 +70,17 @@ class RunFolder:
             return
         with self._log.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
-        self._log.unlink()
-        for row in rows:
-            self.log(row)
+        if not rows:
+            self._log.unlink()
+            return
+        temporary = self._log.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self._log)
 
-    def log(self, row: dict[str, float] | dict[str, str]) -> None:
+    def log(self, row: dict[str, float]) -> None:
         """Add a row to `log.csv`."""
         new = not self._log.exists()
         with self._log.open("a", newline="", encoding="utf-8") as file:
@@ -80,3 +88,10 @@ class RunFolder:
             if new:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def _sha256_in(identity: Path) -> str:
+    try:
+        return str(json.loads(identity.read_text(encoding="utf-8"))["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{identity} is damaged; choose another --out") from error

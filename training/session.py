@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from training.config import ExperimentConfig, load_config
 from training.datasets import Example, holdout_by_group
-from training.models import ImageTextModel
+from training.models import ImageTextModel, PublishedModel
 from training.objectives import Objective
 from training.progress import image_progress
 from training.prompts import PromptSet, parse_prompt_files
@@ -69,10 +69,11 @@ class Session:
             The run, ready to train; None when it is finished already.
 
         Raises:
-            ValueError: the folder is another run's, the checkpoint is damaged, or batch, lanes and
-                processes do not fit each other.
+            ValueError: the folder is another run's or not the same for all processes, the
+                checkpoint is damaged, or batch, lanes and processes do not fit each other.
         """
         folder = RunFolder(self.out, fingerprint(self.config, self.learn, objective.identity))
+        self._check_all_see(folder.finished)
         if folder.finished:
             self.say(f"{self.out} is finished already")
             return None
@@ -87,6 +88,8 @@ class Session:
         return Run(self, trainer, validation, folder)
 
     def _tell_cut_captions(self, model: ImageTextModel) -> None:
+        if not self.accelerator.is_main_process:
+            return
         captions = [e.facts.caption for e in self.learn if e.facts.caption is not None]
         text: Any = model.text
         if cut := text.too_long(captions):
@@ -104,7 +107,11 @@ class Session:
         elif self.accelerator.is_main_process:
             folder.start()
         self.accelerator.wait_for_everyone()
-        if len(set(gather_object([trainer.step]))) > 1:
+        self._check_all_see(trainer.step)
+
+    def _check_all_see(self, found: int) -> None:
+        """What this process found in the run's folder must be what all processes found there."""
+        if len(set(gather_object([found]))) > 1:
             raise ValueError(f"--out {self.out} must be one folder that all machines see")
 
 
@@ -140,10 +147,13 @@ class Run:
             model, held_out = trainer.average.model, session.held_out
             save_release(session.out, model, metrics, held_out, origin, session.prompts)
         accelerator.end_training()
-        session.say(
-            f"wrote {session.out}; next: python -m export.bundle {session.out} --out BUNDLE "
-            f"--data {session.data}"
-        )
+        session.say(f"wrote {session.out}; next: {self._what_next()}")
+
+    def _what_next(self) -> str:
+        run, data = self.session.out, self.session.data
+        if isinstance(self.trainer.model, PublishedModel):  # too large for a bundle
+            return f"python -m training.distill CONFIG --teacher {run} --data {data} --out STUDENT"
+        return f"python -m export.bundle {run} --out BUNDLE --data {data}"
 
     def _epoch(self, progress: Progress) -> dict[str, float]:
         trainer, config = self.trainer, self.session.config

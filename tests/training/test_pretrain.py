@@ -224,6 +224,25 @@ def test_prompts_of_ones_own_are_recognised_by(
     )
 
 
+def test_a_folder_that_does_not_say_whose_it_is_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "experiment.json").write_text("")
+    with pytest.raises(ValueError, match=r"experiment\.json is damaged; choose another --out"):
+        RunFolder(tmp_path, "a")
+
+
+def test_rows_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a")
+    for epoch in (1, 2, 3):
+        folder.log({"epoch": epoch, "loss": 0.1 / epoch})
+    whole = (tmp_path / "log.csv").read_bytes()
+    folder.forget_after(2)
+    assert [row["epoch"] for row in read_log(tmp_path)] == ["1", "2"]
+    folder.log({"epoch": 3, "loss": 0.1 / 3})
+    assert (tmp_path / "log.csv").read_bytes() == whole
+    folder.forget_after(0)
+    assert not (tmp_path / "log.csv").exists()
+
+
 def test_a_damaged_checkpoint_is_refused(
     drawn: Path, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

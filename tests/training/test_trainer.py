@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from training.config import ExperimentConfig, load_config
 from training.facts import Facts
-from training.learner import make_batch, still_statistics
+from training.learner import Batch, make_batch, still_statistics
 from training.models import DualEncoder, ModelConfig
 from training.objectives import Contrastive
+from training.pretrain import main
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
 from training.release import Origin, save_release
 from training.session import start_accelerator, train_and_validation
@@ -128,18 +129,41 @@ def slow_learning(tmp_path: Path, tiny_experiment: dict[str, Any]) -> dict[str, 
     return {**tiny_experiment, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
 
 
-def test_two_processes_learn_as_one(
-    drawn: Path, tmp_path: Path, repository: Path, slow_learning: dict[str, Any]
+def begin(path: Path, out: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process that is cut off in the middle of the second epoch."""
+    real = Trainer._one_step
+
+    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
+        losses = real(trainer, batch)
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one_step", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            main(path, out, data)
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_two_processes_learn_as_one_and_go_on_where_one_stopped(
+    drawn: Path,
+    tmp_path: Path,
+    repository: Path,
+    slow_learning: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(slow_learning))
-    for name, start in (("one", ()), ("two", LAUNCH)):
+    begin(path, tmp_path / "begun", drawn, monkeypatch)
+    for name, start in (("one", ()), ("two", LAUNCH), ("begun", LAUNCH)):
         given = ("--out", tmp_path / name, "--data", drawn)
         told = launch(repository, start, "training.pretrain", path, *given)
         assert told.count("epoch 3: loss") == 1  # one process reports
-    one, two = (log_of(tmp_path / name, "loss") for name in ("one", "two"))
+    one, two, begun = (log_of(tmp_path / name, "loss") for name in ("one", "two", "begun"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=2e-3)
+    assert begun == pytest.approx(one, rel=2e-3)
     assert max(one) - min(one) > 0.01  # and there was something to learn
     # What batch normalisation remembers is of the lanes of both.
     states = [load_file(tmp_path / name / "image_tower.safetensors") for name in ("one", "two")]
@@ -147,7 +171,7 @@ def test_two_processes_learn_as_one(
     assert float((means[0] - means[1]).norm() / means[0].norm()) < 0.05
 
 
-def test_two_processes_distil_and_go_on_as_one(
+def test_two_processes_distil_as_one(
     drawn: Path, tmp_path: Path, repository: Path, slow_learning: dict[str, Any]
 ) -> None:
     distillation = {"logits": 1.0, "features": 1.0, "off_diagonal_end": -0.8}
@@ -279,7 +303,7 @@ def test_validation_neither_learns_nor_draws_random_numbers(
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
 
 
-def test_heads_alone_have_no_planes_to_validate(drawn: Path) -> None:
+def test_captions_alone_have_no_planes_to_validate(drawn: Path) -> None:
     free = [replace(e, facts=Facts(None, caption="x")) for e in read_examples(drawn, "train")[:3]]
     prompts = {"planes": PLANE_PROMPTS, "brain_planes": BRAIN_PLANE_PROMPTS}
     model = DualEncoder(ModelConfig(image_size=32, text_layers=1))
