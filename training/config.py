@@ -118,7 +118,8 @@ class ExperimentConfig:
         stages: epochs at one image size after another.
         model: shape of what is trained, or which of the published architectures.
         start: the first weights: "imagenet" (image tower of our own shapes alone), "random", or a
-            path: of a run's folder for our own shapes, of a published file for those.
+            path: of a run's folder for our own shapes, of a published file for those. A student
+            starts from "imagenet".
         distillation: for `training.distill`.
     """
 
@@ -199,6 +200,11 @@ class ExperimentConfig:
                 "a student must be of our own shapes: give model a backbone, not published",
                 self.model.published,
             )
+        _require(
+            self.distillation is None or self.start == "imagenet",
+            'a student starts from "imagenet": leave start out',
+            self.start,
+        )
         largest = max(stage.image_size for stage in self.stages)
         _require(self.canvas >= largest, f"canvas must be at least {largest}", self.canvas)
 
@@ -269,6 +275,8 @@ def _check_types(kind: type[Any], values: Mapping[str, object], where: str) -> N
         if wanted is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
             # YAML takes 6e-4 for text, the commonest slip in such a file.
             hint = " (YAML wants a point and a sign: 6.0e-4)" if _is_number(value) else ""
+            if value is False and wanted == (str,):
+                hint = ' (YAML takes a bare no for false: "no")'
             raise ValueError(
                 f"{where}: {name} must be of type {hints[name].__name__}, not {value!r}{hint}"
             )

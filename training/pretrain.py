@@ -17,7 +17,7 @@ from rich.console import Console
 
 from training.objectives import Contrastive
 from training.session import data_sha256, prepare
-from training.starting import first_model, origin_of
+from training.starting import check_start, first_model, origin_of
 
 __all__ = ["main"]
 
@@ -39,7 +39,9 @@ def main(
     try:
         session = prepare(config_path, out, data, prompts or (), console, distilling=False)
         model = first_model(session.config)
-        origin = origin_of(session.config, model, data_sha256(data))
+        data_hash = data_sha256(data)
+        check_start(session.config, session.held_out, data_hash)
+        origin = origin_of(session.config, model, data_hash)
         run = session.start(model, Contrastive())
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False)

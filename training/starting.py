@@ -11,7 +11,9 @@ from training.models import PUBLISHED, DualEncoder, ImageTextModel, ModelConfig,
 from training.models.untrained import untrained_model
 from training.release import Origin, load_release
 
-__all__ = ["first_model", "origin_of"]
+__all__ = ["check_start", "first_model", "origin_of"]
+
+_NO_PATH = ("imagenet", "random")
 
 
 def first_model(config: ExperimentConfig) -> ImageTextModel:
@@ -47,6 +49,25 @@ def _load_run(model: DualEncoder, shape: ModelConfig, folder: Path) -> None:
         model.log_scale.fill_(release.scale).log_()
 
 
+def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256: str) -> None:
+    """Refuse a run to start from that learned from patients who are held out now.
+
+    Only of a run on the same data is it known whom it learned from.
+
+    Raises:
+        ValueError: it did.
+    """
+    if isinstance(config.model, PublishedConfig) or config.start in _NO_PATH:
+        return
+    first = load_release(Path(config.start))
+    learned = held_out - first.held_out
+    if learned and first.origin.data_sha256 == data_sha256:
+        raise ValueError(
+            f"start: {config.start} learned from {len(learned)} of the {len(held_out)} patients "
+            "held out here, so validation would be worth nothing; use its holdout and holdout_seed"
+        )
+
+
 def origin_of(config: ExperimentConfig, model: ImageTextModel, data_sha256: str) -> Origin:
     """Where a pretrained model comes from; weights that it began with bind it."""
     learned_from = {"data_sha256": data_sha256}
@@ -56,7 +77,7 @@ def origin_of(config: ExperimentConfig, model: ImageTextModel, data_sha256: str)
         assert isinstance(model, PublishedModel)
         credit = f"{model.credit}, {model.url}"
         return Origin("pretrain", model.license, model.name, credit, **learned_from)
-    if config.start in ("imagenet", "random"):
+    if config.start in _NO_PATH:
         return Origin("pretrain", **learned_from)
     first = load_release(Path(config.start)).origin
     return Origin("pretrain", first.license, first.teacher, first.teacher_credit, **learned_from)

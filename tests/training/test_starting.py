@@ -15,6 +15,7 @@ from training.models import DualEncoder, ModelConfig, PublishedModel, load_mobil
 from training.models.untrained import as_published, untrained_model
 from training.pretrain import main
 from training.release import Origin, load_published, load_release, save_release
+from training.shards import read_manifest
 from training.starting import first_model, origin_of
 from training.teacher import load_teacher
 
@@ -73,6 +74,36 @@ def test_another_shape_is_refused(tmp_path: Path, tiny_experiment: dict[str, Any
         first_model(config)
 
 
+@pytest.mark.parametrize("same_data", [True, False])
+def test_a_run_that_learned_from_those_held_out_is_no_start(
+    same_data: bool,
+    drawn: Path,
+    tmp_path: Path,
+    tiny_experiment: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learned_from = read_manifest(drawn)["sha256"] if same_data else "another"
+    model = DualEncoder(ModelConfig(**tiny_experiment["model"])).eval()
+    save_release(tmp_path, model, {}, {"planes/1"}, Origin("pretrain", data_sha256=learned_from))
+    path = tmp_path / "experiment.yaml"
+    # Too large a batch: what passes ends there.
+    path.write_text(yaml.safe_dump({**tiny_experiment, "start": str(tmp_path), "batch_size": 500}))
+    with pytest.raises(typer.Exit):
+        main(path, tmp_path / "run", drawn)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("held out here, so validation would be worth nothing" in told) == same_data
+    assert ("batch_size must be at most" in told) != same_data
+
+
+def test_a_student_starts_from_imagenet_alone(
+    tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    values = {**tiny_experiment, "distillation": {"logits": 1.0, "features": 1.0}}
+    assert configured(tmp_path, values).start == "imagenet"
+    with pytest.raises(ValueError, match="leave start out, not 'random'"):
+        configured(tmp_path, {**values, "start": "random"})
+
+
 def test_random_weights_are_the_seeds(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
     config = configured(tmp_path, {**tiny_experiment, "start": "random"})
     one, same = first_model(config).state_dict(), first_model(config).state_dict()
@@ -83,7 +114,11 @@ def test_random_weights_are_the_seeds(tmp_path: Path, tiny_experiment: dict[str,
 
 
 def test_published_architectures_are_pretrained_into_their_authors_layout(
-    mobile: dict[str, Any], published: Path, drawn: Path, tmp_path: Path
+    mobile: dict[str, Any],
+    published: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump({**mobile, "start": str(published)}))
@@ -105,6 +140,9 @@ def test_published_architectures_are_pretrained_into_their_authors_layout(
     assert (teacher.name, teacher.embed_dim, teacher.size) == ("mobile-fetalclip", 512, 256)
     assert teacher.held_out == found[2]
     assert len(found[2]) > 0
+    assert "next: python -m training.distill" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=r"weights\.pt --architecture mobile-fetalclip"):
+        load_release(tmp_path / "run")
 
 
 def test_random_weights_of_a_published_architecture_are_ones_own(
