@@ -27,7 +27,7 @@ __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 T = TypeVar("T")
 
 _KEPT_CAPTIONS = 65_536
-_ROUNDING = 0.02  # of the length of an embedding in half precision
+_ROUNDING = 0.002  # of the length of an embedding in half precision
 _BATCH = 16  # always full, so that what is computed does not depend on what is computed beside it
 
 
@@ -67,7 +67,7 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
 
     Args:
         path: folder written by `training.pretrain`, or file as its authors publish it.
-        architecture: of a file: one of `training.models.PUBLISHED`.
+        architecture: of a file: one of `training.models.PUBLISHED`; a folder says it itself.
 
     Raises:
         FileNotFoundError: there is no such file.
