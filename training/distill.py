@@ -95,7 +95,7 @@ def main(
         objective = make_objective(session, teacher, cache)
         run = session.start(make_student(session.config, teacher), objective)
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if run is not None:
         learned_from = data_sha256(data)

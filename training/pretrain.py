@@ -44,7 +44,7 @@ def main(
         origin = origin_of(session.config, model, data_hash)
         run = session.start(model, Contrastive())
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if run is not None:
         run.to_end(origin)

@@ -60,7 +60,7 @@ class Session:
     def say(self, text: str) -> None:
         """Report, once for all processes."""
         if self.accelerator.is_main_process:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, model: ImageTextModel, objective: Objective) -> Run | None:
         """Read the images and go to the last checkpoint, if there is one.
