@@ -118,7 +118,7 @@ class ExperimentConfig:
         stages: epochs at one image size after another.
         model: shape of what is trained, or which of the published architectures.
         start: the first weights: "imagenet" (image tower of our own shapes alone), "random", or a
-            path: of a run's folder for our own shapes, of a published file for those. A student
+            path: of a run's folder, or, for a published architecture, of its file. A student
             starts from "imagenet".
         distillation: for `training.distill`.
     """

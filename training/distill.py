@@ -20,7 +20,7 @@ from training.config import ExperimentConfig
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
 from training.release import Origin
-from training.session import Session, data_sha256, prepare
+from training.session import Session, prepare, told_and_ended
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 
 __all__ = ["main"]
@@ -45,10 +45,11 @@ def check_teacher(session: Session, teacher: Teacher) -> None:
     """Refuse a teacher that the experiment cannot learn from.
 
     Raises:
-        ValueError: it learned from patients who are held out here, or wants larger images than
-            are kept in memory.
+        ValueError: it learned from patients who are held out here, as far as it is known whom it
+            learned from, or wants larger images than are kept in memory.
     """
-    if teacher.held_out is not None and (learned := session.held_out - teacher.held_out):
+    known = teacher.held_out is not None and teacher.data_sha256 in (None, session.data_sha256)
+    if known and (learned := session.held_out - (teacher.held_out or frozenset())):
         raise ValueError(
             f"the teacher learned from {len(learned)} of the {len(session.held_out)} patients held "
             "out here, so validation would be worth nothing; use its holdout and holdout_seed"
@@ -98,8 +99,10 @@ def main(
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if run is not None:
-        learned_from = data_sha256(data)
-        run.to_end(Origin("distill", teacher.license, teacher.name, teacher.credit, learned_from))
+        learned_from = session.data_sha256
+        origin = Origin("distill", teacher.license, teacher.name, teacher.credit, learned_from)
+        with told_and_ended(console):
+            run.to_end(origin)
 
 
 def make_objective(session: Session, teacher: Teacher, cache: Path) -> Distilling:
@@ -114,6 +117,7 @@ def make_objective(session: Session, teacher: Teacher, cache: Path) -> Distillin
         views=config.views,
         seed=config.augmentation_seed,
         precision=config.precision,
+        data_sha256=session.data_sha256,
     )
     return Distilling(config.distillation, seen)
 

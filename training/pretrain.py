@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from training.objectives import Contrastive
-from training.session import data_sha256, prepare
+from training.session import prepare, told_and_ended
 from training.starting import check_start, first_model, origin_of
 
 __all__ = ["main"]
@@ -39,15 +39,15 @@ def main(
     try:
         session = prepare(config_path, out, data, prompts or (), console, distilling=False)
         model = first_model(session.config)
-        data_hash = data_sha256(data)
-        check_start(session.config, session.held_out, data_hash)
-        origin = origin_of(session.config, model, data_hash)
+        check_start(session.config, session.held_out, session.data_sha256)
+        origin = origin_of(session.config, model, session.data_sha256)
         run = session.start(model, Contrastive())
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if run is not None:
-        run.to_end(origin)
+        with told_and_ended(console):
+            run.to_end(origin)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,25 @@ from training.datasets import Example
 __all__ = ["RunFolder", "fingerprint"]
 
 
-def fingerprint(config: ExperimentConfig, examples: Sequence[Example], objective: str) -> str:
+def fingerprint(
+    config: ExperimentConfig,
+    examples: Sequence[Example],
+    data_sha256: str,
+    objective: str,
+    prompts: Sequence[str],
+) -> str:
     """What a checkpoint belongs to.
 
     Args:
         config: the experiment.
         examples: the images that are learned from, in order.
+        data_sha256: of the shards that they lie in.
         objective: what is minimised; it tells teachers apart.
+        prompts: hashes of the prompts that are validated and released.
     """
     listed = [(e.name, e.group, e.shard, e.facts) for e in examples]
-    return hashlib.sha256(repr((config, listed, objective)).encode()).hexdigest()
+    identity = (config, listed, data_sha256, objective, list(prompts))
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 class RunFolder:
@@ -52,8 +61,9 @@ class RunFolder:
             found = "" if self.finished or self.checkpoint.exists() else experiment
         if found != experiment:
             raise ValueError(
-                f"{path} belongs to another configuration, other images or another teacher; choose "
-                "another --out. Going on would mix patients to learn from with those held out"
+                f"{path} belongs to another configuration, other images, prompts or teacher; "
+                "choose another --out. Going on would mix patients to learn from with those held "
+                "out"
             )
 
     def start(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -25,7 +27,7 @@ from training.shards import read_examples, read_manifest
 from training.trainer import Trainer
 from training.validation import Validation
 
-__all__ = ["Run", "Session", "prepare", "train_and_validation"]
+__all__ = ["Run", "Session", "prepare", "told_and_ended", "train_and_validation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Session:
         held: images of other patients, to validate on.
         prompts: what planes and sub-planes are recognised by.
         data: the shards.
+        data_sha256: what identifies them.
         out: folder of the run.
         accelerator: this process's part of it.
         console: where the first process reports.
@@ -48,6 +51,7 @@ class Session:
     held: list[Example]
     prompts: Mapping[str, PromptSet]
     data: Path
+    data_sha256: str
     out: Path
     accelerator: Accelerator
     console: Console
@@ -72,7 +76,7 @@ class Session:
             ValueError: the folder is another run's or not the same for all processes, the
                 checkpoint is damaged, or batch, lanes and processes do not fit each other.
         """
-        folder = RunFolder(self.out, fingerprint(self.config, self.learn, objective.identity))
+        folder = RunFolder(self.out, self._fingerprint(objective))
         self._check_all_see(folder.finished)
         if folder.finished:
             self.say(f"{self.out} is finished already")
@@ -86,6 +90,10 @@ class Session:
         held = self.held if self.accelerator.is_main_process else []
         validation = Validation(held, model.preprocess.size, self.prompts)
         return Run(self, trainer, validation, folder)
+
+    def _fingerprint(self, objective: Objective) -> str:
+        prompts = [p.sha256 for p in self.prompts.values()]
+        return fingerprint(self.config, self.learn, self.data_sha256, objective.identity, prompts)
 
     def _tell_cut_captions(self, model: ImageTextModel) -> None:
         if not self.accelerator.is_main_process:
@@ -132,10 +140,15 @@ class Run:
     folder: RunFolder
 
     def to_end(self, origin: Origin) -> None:
-        """Train, with a checkpoint and a line of the log after every epoch; write the release."""
+        """Train, with a checkpoint and a line of the log after every epoch; write the release.
+
+        Raises:
+            FloatingPointError: the loss is not a number any more; the last checkpoint is kept.
+            OSError: a file cannot be written.
+        """
         session, trainer, accelerator = self.session, self.trainer, self.session.accelerator
         accelerator.init_trackers("tensorboard")
-        metrics = self._measure()
+        metrics = {} if trainer.step < trainer.steps else self._measure()
         with image_progress(session.console, disable=not accelerator.is_main_process) as progress:
             while trainer.step < trainer.steps:
                 losses = self._epoch(progress)
@@ -211,7 +224,18 @@ def prepare(
     prompts = {**PROMPTS, **parse_prompt_files(prompt_files)}
     learn, held = train_and_validation(data, config)
     accelerator = start_accelerator(config, out)
-    return Session(config, learn, held, prompts, data, out, accelerator, console)
+    sha256 = str(read_manifest(data)["sha256"])
+    return Session(config, learn, held, prompts, data, sha256, out, accelerator, console)
+
+
+@contextmanager
+def told_and_ended(console: Console) -> Iterator[None]:
+    """What stops a run under way is told without a traceback, and ends it with code 1."""
+    try:
+        yield
+    except (OSError, FloatingPointError) as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
 
 
 def train_and_validation(
@@ -231,8 +255,3 @@ def start_accelerator(config: ExperimentConfig, out: Path) -> Accelerator:
         # The trainer averages the statistics of batch normalisation over the processes instead.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-
-
-def data_sha256(shards: Path) -> str:
-    """What identifies the data set that a model was trained on."""
-    return str(read_manifest(shards)["sha256"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from training.config import ExperimentConfig, PublishedConfig
 from training.models import PUBLISHED, DualEncoder, ImageTextModel, ModelConfig, PublishedModel
 from training.models.untrained import untrained_model
-from training.release import Origin, load_release
+from training.release import Origin, load_published, load_release
 
 __all__ = ["check_start", "first_model", "origin_of"]
 
@@ -28,13 +29,32 @@ def first_model(config: ExperimentConfig) -> ImageTextModel:
     if isinstance(config.model, PublishedConfig):
         if config.start == "random":
             return untrained_model(config.model.published)
-        return PUBLISHED[config.model.published](config.start).requires_grad_(True)
+        return _published_start(config.model.published, Path(config.start)).requires_grad_(True)
     model = DualEncoder(config.model)
     if config.start == "imagenet":
         model.image.load_imagenet()
     elif config.start != "random":
         _load_run(model, config.model, Path(config.start))
     return model
+
+
+def _published_start(name: str, path: Path) -> PublishedModel:
+    if not path.is_dir():
+        return PUBLISHED[name](path)
+    if (found := load_published(path)) is None or found[0].name != name:
+        raise ValueError(f"start: {path} does not hold a {name}")
+    return found[0]
+
+
+def _first_run(config: ExperimentConfig) -> tuple[Origin, frozenset[str]] | None:
+    """Where the run to start from comes from, and the patients held out of it."""
+    folder = Path(config.start)
+    if config.start in _NO_PATH or not folder.is_dir():
+        return None
+    if (found := load_published(folder)) is not None:
+        return found[1:]
+    release = load_release(folder)
+    return release.origin, release.held_out
 
 
 def _load_run(model: DualEncoder, shape: ModelConfig, folder: Path) -> None:
@@ -57,11 +77,11 @@ def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256:
     Raises:
         ValueError: it did.
     """
-    if isinstance(config.model, PublishedConfig) or config.start in _NO_PATH:
+    if (first := _first_run(config)) is None:
         return
-    first = load_release(Path(config.start))
-    learned = held_out - first.held_out
-    if learned and first.origin.data_sha256 == data_sha256:
+    origin, held_out_before = first
+    learned = held_out - held_out_before
+    if learned and origin.data_sha256 == data_sha256:
         raise ValueError(
             f"start: {config.start} learned from {len(learned)} of the {len(held_out)} patients "
             "held out here, so validation would be worth nothing; use its holdout and holdout_seed"
@@ -70,14 +90,9 @@ def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256:
 
 def origin_of(config: ExperimentConfig, model: ImageTextModel, data_sha256: str) -> Origin:
     """Where a pretrained model comes from; weights that it began with bind it."""
-    learned_from = {"data_sha256": data_sha256}
-    if isinstance(config.model, PublishedConfig):
-        if config.start == "random":
-            return Origin("pretrain", **learned_from)
-        assert isinstance(model, PublishedModel)
+    if (first := _first_run(config)) is not None:
+        return replace(first[0], method="pretrain", data_sha256=data_sha256)
+    if isinstance(model, PublishedModel) and config.start != "random":
         credit = f"{model.credit}, {model.url}"
-        return Origin("pretrain", model.license, model.name, credit, **learned_from)
-    if config.start in _NO_PATH:
-        return Origin("pretrain", **learned_from)
-    first = load_release(Path(config.start)).origin
-    return Origin("pretrain", first.license, first.teacher, first.teacher_credit, **learned_from)
+        return Origin("pretrain", model.license, model.name, credit, data_sha256)
+    return Origin("pretrain", data_sha256=data_sha256)

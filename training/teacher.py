@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fetalclip_edge.preprocess import PreprocessSpec
 from training.augment import VIEWS_VERSION
 from training.datasets import Example
 from training.lanes import Draw
 from training.learner import Images
 from training.models import PUBLISHED, PublishedModel
-from training.release import load_published, load_release
+from training.release import Origin, load_published, load_release
 
 __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 
@@ -46,7 +47,8 @@ class Teacher:
         license: SPDX identifier, which binds what is distilled from it, too.
         credit: whom to name.
         held_out: patients that it did not learn from; None where nobody says.
-        sha256: of the weights of both towers.
+        data_sha256: of the shards that it learned from; None where nobody says.
+        sha256: of the weights of both towers and the preprocessing.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Teacher:
     license: str
     credit: str | None
     held_out: frozenset[str] | None
+    data_sha256: str | None
     sha256: str
 
 
@@ -78,10 +81,12 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
         raise ValueError(f"--architecture must be {' or '.join(PUBLISHED)}, not {architecture!r}")
     if not path.is_dir():
         model = PUBLISHED[architecture](path)
-        return _published_teacher(model, model.license, f"{model.credit}, {model.url}", None)
+        credit = f"{model.credit}, {model.url}"
+        origin = Origin("published", model.license, model.name, credit)
+        return _published_teacher(model, origin, None)
     if (found := load_published(path)) is not None:
         model, origin, held_out = found
-        return _published_teacher(model, origin.license, origin.teacher_credit, held_out)
+        return _published_teacher(model, origin, held_out)
     release = load_release(path)
     if release.text is None:
         raise ValueError(
@@ -98,12 +103,13 @@ def load_teacher(path: Path, architecture: str = "fetalclip") -> Teacher:
         license=release.origin.license,
         credit=release.origin.teacher_credit,
         held_out=release.held_out,
-        sha256=_weights_sha256(release.tower, release.text),
+        data_sha256=release.origin.data_sha256,
+        sha256=_sha256(release.preprocess, release.tower, release.text),
     )
 
 
 def _published_teacher(
-    model: PublishedModel, license_: str, credit: str | None, held_out: frozenset[str] | None
+    model: PublishedModel, origin: Origin, held_out: frozenset[str] | None
 ) -> Teacher:
     return Teacher(
         name=model.name,
@@ -113,10 +119,11 @@ def _published_teacher(
         scale=float(model.scale.detach()),
         size=model.preprocess.size,
         embed_dim=model.embed_dim,
-        license=license_,
-        credit=credit,
+        license=origin.license,
+        credit=origin.teacher_credit,
         held_out=held_out,
-        sha256=_weights_sha256(model.image, model.text),
+        data_sha256=origin.data_sha256,
+        sha256=_sha256(model.preprocess, model.image, model.text),
     )
 
 
@@ -135,6 +142,7 @@ class TeacherCache:
         views: how many views of an image there are.
         seed: of the views.
         precision: in which the teacher computes: "no" (float32), "bf16" or "fp16".
+        data_sha256: of the shards that the examples lie in.
 
     Attributes:
         computed: how many views the teacher has looked at.
@@ -153,12 +161,13 @@ class TeacherCache:
         views: int,
         seed: int,
         precision: str,
+        data_sha256: str,
     ) -> None:
         self.teacher, self.seed, self.precision = teacher, seed, precision
         shape = (len(examples), views, teacher.embed_dim)
-        listed = [(example.name, example.length) for example in examples]
-        identity = (teacher.sha256, teacher.size, VIEWS_VERSION, canvas, shape, seed, precision)
-        digest = hashlib.sha256(repr((identity, listed)).encode()).hexdigest()
+        names = [example.name for example in examples]
+        drawn = (data_sha256, names, VIEWS_VERSION, canvas, shape, seed)
+        digest = hashlib.sha256(repr((teacher.sha256, precision, drawn)).encode()).hexdigest()
         root.mkdir(parents=True, exist_ok=True)
         path, size = root / f"{digest[:32]}.f16", 2 * math.prod(shape)
         _check_room(path, size, views)
@@ -241,9 +250,9 @@ def _full_batches(items: Sequence[T]) -> Iterator[list[T]]:
         yield part + part[:1] * (_BATCH - len(part))
 
 
-def _weights_sha256(*towers: nn.Module) -> str:
-    """Hash over names and values of the towers' weights."""
-    digest = hashlib.sha256()
+def _sha256(preprocess: PreprocessSpec, *towers: nn.Module) -> str:
+    """Hash over the preprocessing, and names and values of the towers' weights."""
+    digest = hashlib.sha256(repr(preprocess).encode())
     for tower in towers:
         for name, value in sorted(tower.state_dict().items()):
             digest.update(name.encode())

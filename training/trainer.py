@@ -134,6 +134,11 @@ class Trainer:
             group["lr"] = self._rate()
         self.optimizer.zero_grad()
         losses = self._backward(batch, self.step / max(1, self.steps - 1))
+        if not math.isfinite(sum(losses.values())):
+            raise FloatingPointError(
+                f"the loss is not a number at step {self.step + 1}: {losses}; lower learning_rate, "
+                "or take another precision, and choose another --out"
+            )
         self.accelerator.clip_grad_norm_(self.learner.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
         self._share_statistics()

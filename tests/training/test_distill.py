@@ -14,13 +14,14 @@ import pytest
 import torch
 import typer
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from training.augment import draw_views
 from training.config import Distillation, load_config
-from training.distill import main
+from training.distill import check_teacher, main
 from training.facts import Facts, relations
 from training.lanes import Draw, Lanes
 from training.learner import Batch, Images
@@ -29,9 +30,9 @@ from training.models import DualEncoder, ModelConfig
 from training.models.architectures import MOBILE_FETALCLIP
 from training.objectives import Distilling, Known, Pairs
 from training.release import Origin, load_release, save_release
-from training.session import train_and_validation
+from training.session import prepare, train_and_validation
 from training.shards import read_examples, read_manifest
-from training.teacher import FrozenText, Teacher, TeacherCache
+from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 from training.trainer import Trainer
 
 from open_clip import CustomTextCLIP  # isort: skip
@@ -133,6 +134,7 @@ def recording_teacher(sha256: str = "a") -> Teacher:
         license="Apache-2.0",
         credit=None,
         held_out=None,
+        data_sha256=None,
         sha256=sha256,
     )
 
@@ -146,7 +148,7 @@ def images(drawn: Path) -> Images:
 def make_cache(
     folder: Path, images: Images, sha256: str = "a", views: int = 3, **changed: Any
 ) -> TeacherCache:
-    settings = {"canvas": 64, "seed": 0, "precision": "no", **changed}
+    settings = {"canvas": 64, "seed": 0, "precision": "no", "data_sha256": "d", **changed}
     return TeacherCache(folder, recording_teacher(sha256), images.examples, views=views, **settings)
 
 
@@ -169,7 +171,9 @@ def test_the_teacher_sees_every_view_once_at_its_own_size(tmp_path: Path, images
     assert again.computed == 1
 
 
-@pytest.mark.parametrize("changed", [{"sha256": "b"}, {"seed": 1}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "changed", [{"sha256": "b"}, {"seed": 1}, {"precision": "bf16"}, {"data_sha256": "e"}]
+)
 def test_another_teacher_or_seed_has_a_cache_of_its_own(
     tmp_path: Path, images: Images, changed: dict[str, Any]
 ) -> None:
@@ -296,6 +300,24 @@ def test_bad_teachers_and_configurations_end_with_a_message_and_code_2(
     assert not (tmp_path / "out" / "experiment.json").exists()
 
 
+def test_a_teacher_from_other_data_is_not_refused(
+    config: Path, teacher_run: Path, drawn: Path, tmp_path: Path
+) -> None:
+    """Whom it learned from, nobody can tell."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(teacher_run, elsewhere)
+    description = json.loads((elsewhere / "model.json").read_text())
+    description["held_out"] = []
+    description["origin"]["data_sha256"] = "another"
+    (elsewhere / "model.json").write_text(json.dumps(description))
+    session = prepare(config, tmp_path / "run", drawn, (), Console(quiet=True), distilling=True)
+    check_teacher(session, load_teacher(elsewhere))
+    description["origin"]["data_sha256"] = session.data_sha256
+    (elsewhere / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="would be worth nothing"):
+        check_teacher(session, load_teacher(elsewhere))
+
+
 def test_another_teacher_does_not_take_over_a_run(
     config: Path,
     teacher_run: Path,
@@ -313,7 +335,7 @@ def test_another_teacher_does_not_take_over_a_run(
     with pytest.raises(typer.Exit) as exit_:
         main(config, other, tmp_path / "run", drawn, tmp_path / "cache")
     assert exit_.value.exit_code == 2
-    assert "another teacher" in " ".join(capsys.readouterr().err.split())
+    assert "prompts or teacher" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_student_of_published_weights_is_bound_by_their_licence(

@@ -25,7 +25,7 @@ from training.learner import Batch
 from training.models import ModelConfig
 from training.objectives import Contrastive
 from training.pretrain import main
-from training.release import Origin, load_release
+from training.release import PROMPTS, Origin, load_release
 from training.run_folder import RunFolder, fingerprint
 from training.session import train_and_validation
 from training.shards import read_manifest, write_shards
@@ -204,7 +204,7 @@ def test_images_in_other_shards_are_another_experiment(
     write_shards(read_source(tmp_path / "data"), tmp_path / "shards", images_per_shard=8)
     with pytest.raises(typer.Exit):
         main(experiment, unbroken, tmp_path / "shards")
-    assert "other images" in " ".join(capsys.readouterr().err.split())
+    assert "other images, prompts or teacher" in " ".join(capsys.readouterr().err.split())
 
 
 def test_prompts_of_ones_own_are_recognised_by(
@@ -248,7 +248,8 @@ def test_a_damaged_checkpoint_is_refused(
 ) -> None:
     config = load_config(experiment)
     learn, _ = train_and_validation(drawn, config)
-    RunFolder(tmp_path, fingerprint(config, learn, Contrastive.identity)).start()
+    data, prompts = read_manifest(drawn)["sha256"], [p.sha256 for p in PROMPTS.values()]
+    RunFolder(tmp_path, fingerprint(config, learn, data, Contrastive.identity, prompts)).start()
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(typer.Exit) as exit_:
         main(experiment, tmp_path, drawn)
@@ -279,3 +280,39 @@ def test_bad_input_ends_with_a_message_and_code_2(
         assert exit_.value.exit_code == 2
         assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "experiment.json").exists()
+
+
+def test_other_prompts_are_another_experiment(
+    unbroken: Path,
+    drawn: Path,
+    experiment: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "planes.json").write_text(json.dumps({label: [label] for label in PLANES}))
+    with pytest.raises(typer.Exit):
+        main(experiment, unbroken, drawn, [f"planes={tmp_path / 'planes.json'}"])
+    assert "other images, prompts or teacher" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_checkpoint(
+    drawn: Path,
+    experiment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = Trainer._backward
+
+    def spoiled(trainer: Trainer, batch: Batch, done: float) -> dict[str, float]:
+        losses = real(trainer, batch, done)
+        return {"contrastive": math.nan} if trainer.step == 4 else losses
+
+    monkeypatch.setattr(Trainer, "_backward", spoiled)
+    with pytest.raises(typer.Exit) as exit_:
+        main(experiment, tmp_path, drawn)
+    assert exit_.value.exit_code == 1
+    assert "not a number at step 5" in " ".join(capsys.readouterr().err.split())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
+    assert not (tmp_path / "model.json").exists()

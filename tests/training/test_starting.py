@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ def test_published_architectures_are_pretrained_into_their_authors_layout(
     found = load_published(tmp_path / "run")
     assert found is not None
     assert found[1].license == "CC-BY-NC-4.0"
+    # It may go on, and remains what it was.
+    again = configured(tmp_path, {**mobile, "start": str(tmp_path / "run")})
+    torch.testing.assert_close(first_model(again).logit_scale, after.logit_scale)
+    origin = origin_of(again, after, "abc")
+    assert origin == replace(found[1], data_sha256="abc")
     teacher = load_teacher(tmp_path / "run")
     assert (teacher.name, teacher.embed_dim, teacher.size) == ("mobile-fetalclip", 512, 256)
     assert teacher.held_out == found[2]
