@@ -8,7 +8,8 @@ lanes sees the same batches, and a run can go on at any step, since a batch foll
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,9 @@ class Draw:
 class Lanes:
     """The plan of a training run.
 
-    Rare kinds of image are drawn more often, by the inverse root of their number. Draws are with
+    Rare planes are drawn more often, by the inverse root of their number, and a plane counts for as
+    many as it has sub-planes. Among themselves sub-planes are drawn as they come: they are easily
+    mistaken for one another, and what decides then is how common each is. Draws are with
     replacement, so an epoch is as many draws as there are images, not every image once.
 
     Args:
@@ -78,8 +81,7 @@ class Lanes:
             )
         self.count, self.lane_size, self.views, self.seed = lanes, batch_size // lanes, views, seed
         self.steps_per_epoch = len(examples) // batch_size
-        counts = Counter(example.facts.kind for example in examples)
-        self._weights = [counts[example.facts.kind] ** -0.5 for example in examples]
+        self._weights = _weights(examples)
         self._epoch = lru_cache(maxsize=2 * lanes)(self._draw_epoch)
 
     def batch(self, step: int, lane: int) -> list[Draw]:
@@ -110,3 +112,15 @@ class Lanes:
         count = self.steps_per_epoch * self.lane_size
         drawn = torch.multinomial(weights, count, replacement=True, generator=rng)
         return drawn, torch.randint(self.views, (count,), generator=rng)
+
+
+def _weights(examples: Sequence[Example]) -> list[float]:
+    """How often each image is drawn, relatively."""
+    plane_of = {e.facts.kind: (e.facts.plane, e.facts.pixel_size_mm is not None) for e in examples}
+    shares: defaultdict[tuple[str | None, bool], float] = defaultdict(float)
+    images: Counter[tuple[str | None, bool]] = Counter()
+    for kind, count in Counter(example.facts.kind for example in examples).items():
+        shares[plane_of[kind]] += math.sqrt(count)
+        images[plane_of[kind]] += count
+    planes = [plane_of[example.facts.kind] for example in examples]
+    return [shares[plane] / images[plane] for plane in planes]

@@ -61,22 +61,23 @@ def test_processes_share_the_lanes_without_overlap() -> None:
         plan.of_process(0, 3)
 
 
-def test_rare_kinds_are_drawn_by_the_inverse_root_of_their_number() -> None:
-    # 9 femurs, 4 thalamic planes and 1 head weigh 9/3 : 4/2 : 1, so 1/2 : 1/3 : 1/6.
-    kinds = [Facts("femur")] * 9 + [Facts("brain", "trans-thalamic")] * 4
-    kinds.append(Facts("brain", pixel_size_mm=0.2))
+def test_rare_planes_are_drawn_more_often_and_sub_planes_as_they_come() -> None:
+    # 16 femurs, 9 thalamic planes, 1 ventricular one and 1 head with a pixel size: the brain planes
+    # weigh 3 + 1 together, femurs 4 and the head 1. So 4/9 : 4/9 : 1/9, and 9 to 1 in the brain.
+    kinds = [Facts("femur")] * 16 + [Facts("brain", "trans-thalamic")] * 9
+    kinds += [Facts("brain", "trans-ventricular"), Facts("brain", pixel_size_mm=0.2)]
     plan = Lanes(
         [example(str(i), facts, 0) for i, facts in enumerate(kinds)],
         lanes=1,
-        batch_size=14,
+        batch_size=27,
         views=1,
         seed=0,
     )
     drawn = [draw.index for step in range(1000) for draw in plan.batch(step, 0)]
     shares = Counter(kinds[index].kind for index in drawn)
-    assert shares[kinds[0].kind] / len(drawn) == pytest.approx(1 / 2, abs=0.02)
-    assert shares[kinds[9].kind] / len(drawn) == pytest.approx(1 / 3, abs=0.02)
-    assert shares[kinds[13].kind] / len(drawn) == pytest.approx(1 / 6, abs=0.02)
+    expected = {0: 4 / 9, 16: 4 / 9 * 9 / 10, 25: 4 / 9 / 10, 26: 1 / 9}
+    for first, share in expected.items():
+        assert shares[kinds[first].kind] / len(drawn) == pytest.approx(share, abs=0.015)
 
 
 def test_views_are_drawn_evenly() -> None:
