@@ -8,13 +8,14 @@ cost as much as the network.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from training.seeding import generator
 
 __all__ = ["VIEWS_VERSION", "draw_views", "resize_all"]
 
@@ -45,7 +46,7 @@ def draw_views(
         Views, float32 `(N, 1, size, size)` in grey levels 0 to 255, and the zoom `(N,)` of each:
         above 1 the anatomy looks larger, so a pixel covers less of it.
     """
-    dice = _Dice([f"{seed}/{name}/{number}" for name, number in keys])
+    dice = _Dice([(seed, name, number) for name, number in keys])
     canvas = min(images.shape[-1], round(_MARGIN * size))
     views, zoom = _geometry(resize_all(images, canvas) / 255, size, dice)
     inside = views > 0.02
@@ -69,11 +70,10 @@ def resize_all(images: Tensor, size: int) -> Tensor:
 class _Dice:
     """The random numbers of a batch of views, each view's from its own key."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[tuple[int, str, int]]) -> None:
         numbers, grains = [], []
         for key in keys:
-            digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-            rng = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            rng = generator(*key)
             numbers.append(torch.rand(_NUMBERS, generator=rng))
             grains.append(torch.randn((1, _GRAIN, _GRAIN), generator=rng))
         self._columns = iter(torch.stack(numbers, dim=1))

@@ -19,8 +19,9 @@ from rich.console import Console
 from training.config import ExperimentConfig
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
+from training.options import Config, Out, Prompts, Shards, told
 from training.release import Origin
-from training.session import Session, prepare, told_and_ended
+from training.session import Session, prepare
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 
 __all__ = ["main"]
@@ -62,7 +63,7 @@ def check_teacher(session: Session, teacher: Teacher) -> None:
 
 
 def main(
-    config_path: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the experiment")],
+    config_path: Config,
     teacher_path: Annotated[
         Path,
         typer.Option(
@@ -70,38 +71,29 @@ def main(
             help="folder written by training.pretrain, or FetalCLIP's published weights (.pt)",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder of the run; an unfinished run goes on")],
-    data: Annotated[Path, typer.Option(help="shards, written by training.data")],
+    out: Out,
+    data: Shards,
     cache: Annotated[
         Path, typer.Option(help="folder of what teachers saw; may be deleted afterwards")
     ] = Path("runs/teacher_cache"),
     architecture: Annotated[
         str, typer.Option(help=f"of a .pt file: {' or '.join(PUBLISHED)}")
     ] = "fetalclip",
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TASK=FILE.json",
-            help="prompts of your own for planes or brain_planes: class -> list of sentences",
-        ),
-    ] = None,
+    prompts: Prompts = None,
 ) -> None:
     """Distil a teacher into a student for the ultrasound device."""
     console = Console(stderr=True)
-    try:
+    with told(console, 2, OSError, ValueError):
         session = prepare(config_path, out, data, prompts or (), console, distilling=True)
         teacher = load_teacher(teacher_path, architecture)
         check_teacher(session, teacher)
         teacher.image.to(session.accelerator.device)
         objective = make_objective(session, teacher, cache)
         run = session.start(make_student(session.config, teacher), objective)
-    except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     if run is not None:
         learned_from = session.data_sha256
         origin = Origin("distill", teacher.license, teacher.name, teacher.credit, learned_from)
-        with told_and_ended(console):
+        with told(console, 1, OSError, FloatingPointError):
             run.to_end(origin)
 
 

@@ -7,7 +7,6 @@ lanes sees the same batches, and a run can go on at any step, since a batch foll
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from training.datasets import Example
+from training.seeding import generator
 
 __all__ = ["Draw", "Lanes"]
 
@@ -106,8 +106,7 @@ class Lanes:
         return range(rank * share, (rank + 1) * share)
 
     def _draw_epoch(self, epoch: int, lane: int) -> tuple[Tensor, Tensor]:
-        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{lane}".encode(), digest_size=8).digest()
-        rng = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        rng = generator(self.seed, epoch, lane)
         weights = torch.tensor([self._weights[index] for index in self.members[lane]])
         count = self.steps_per_epoch * self.lane_size
         drawn = torch.multinomial(weights, count, replacement=True, generator=rng)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -27,7 +25,7 @@ from training.shards import read_examples, read_manifest
 from training.trainer import Trainer
 from training.validation import Validation
 
-__all__ = ["Run", "Session", "prepare", "told_and_ended", "train_and_validation"]
+__all__ = ["Run", "Session", "prepare", "train_and_validation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +224,6 @@ def prepare(
     accelerator = start_accelerator(config, out)
     sha256 = str(read_manifest(data)["sha256"])
     return Session(config, learn, held, prompts, data, sha256, out, accelerator, console)
-
-
-@contextmanager
-def told_and_ended(console: Console) -> Iterator[None]:
-    """What stops a run under way is told without a traceback, and ends it with code 1."""
-    try:
-        yield
-    except (OSError, FloatingPointError) as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 def train_and_validation(
