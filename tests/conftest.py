@@ -14,11 +14,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 # Some CI systems force colours and progress bars upon programs that write to no terminal.
 for _name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)
+
+# How long an example takes hangs on what else the machine does; speed is measured in benchmarks/.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -74,7 +74,7 @@ def test_gray_and_its_repetition_in_color_give_the_same_input(data_root: Path) -
         np.testing.assert_array_equal(gray_model()(gray), gray_model()(color))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4096), st.integers(1, 4096), st.sampled_from([1, 3]), st.integers(0, 99))
 @example(4096, 4096, 3, 0)
 @example(1, 4096, 1, 0)
@@ -90,7 +90,7 @@ def test_noise_of_any_size_is_within_two_levels_of_pillow(
     assert off.mean() <= 0.05
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 300), st.integers(1, 300), st.integers(1, 400), st.sampled_from(sorted(FILTERS))
 )

@@ -80,7 +80,6 @@ def test_head_circumference_measured_on_the_skull_mask_is_the_stated_one(stated_
     assert measured == pytest.approx(stated_mm, rel=2e-3)
 
 
-@settings(deadline=None)
 @given(st.floats(1, 200), st.floats(0.3, 1))
 def test_perimeter_formula_agrees_with_the_length_of_a_fine_polygon(a: float, ratio: float) -> None:
     turn = np.linspace(0, 2 * np.pi, 20_001)
@@ -142,7 +141,7 @@ def test_points_forty_millimetres_apart_are_shown_so(size: tuple[int, int]) -> N
     assert screen.to_pixels(-20.0, 50.0) == pytest.approx((left, level), abs=0.7)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.floats(-120, 20),
     st.floats(-0.1, 0.1),

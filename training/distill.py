@@ -19,7 +19,7 @@ from rich.console import Console
 from training.config import ExperimentConfig
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
-from training.options import Config, Out, Prompts, Shards, told
+from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
 from training.release import Origin
 from training.session import Session, prepare
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
@@ -39,6 +39,7 @@ def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
     shape = ModelConfig(**{**own, **teacher.text_shape, "embed_dim": teacher.embed_dim})
     student = DualEncoder(shape, text=FrozenText(teacher.text))
     student.image.load_imagenet()
+    student.image.freeze(config.frozen_stages)
     return student
 
 
@@ -73,22 +74,23 @@ def main(
     ],
     out: Out,
     data: Shards,
-    cache: Annotated[
-        Path, typer.Option(help="folder of what teachers saw; may be deleted afterwards")
-    ] = Path("runs/teacher_cache"),
+    cache: Cache = Path("runs/cache"),
     architecture: Annotated[
         str, typer.Option(help=f"of a .pt file: {' or '.join(PUBLISHED)}")
     ] = "fetalclip",
     prompts: Prompts = None,
+    seed: Seed = None,
 ) -> None:
     """Distil a teacher into a student for the ultrasound device."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
-        session = prepare(config_path, out, data, prompts or (), console, distilling=True)
+        session = prepare(
+            config_path, out, data, cache, prompts or (), console, distilling=True, seed=seed
+        )
         teacher = load_teacher(teacher_path, architecture)
         check_teacher(session, teacher)
         teacher.image.to(session.accelerator.device)
-        objective = make_objective(session, teacher, cache)
+        objective = make_objective(session, teacher)
         run = session.start(make_student(session.config, teacher), objective)
     if run is not None:
         learned_from = session.data_sha256
@@ -97,12 +99,12 @@ def main(
             run.to_end(origin)
 
 
-def make_objective(session: Session, teacher: Teacher, cache: Path) -> Distilling:
-    """What the student learns, with the teacher's embeddings kept in `cache`."""
+def make_objective(session: Session, teacher: Teacher) -> Distilling:
+    """What the student learns, with the teacher's embeddings kept in the session's cache."""
     config = session.config
     assert config.distillation is not None
     seen = TeacherCache(
-        cache,
+        session.cache,
         teacher,
         session.learn,
         canvas=config.canvas,

@@ -46,6 +46,7 @@ class Lanes:
         batch_size: images of a batch, over all processes; a multiple of `lanes`.
         views: how many views of an image there are; a draw takes one of them.
         seed: of the plan.
+        sub_plane_draws: how many times as often images labelled with a sub-plane are drawn.
 
     Attributes:
         steps_per_epoch: batches in an epoch.
@@ -56,7 +57,14 @@ class Lanes:
     """
 
     def __init__(
-        self, examples: Sequence[Example], *, lanes: int, batch_size: int, views: int, seed: int
+        self,
+        examples: Sequence[Example],
+        *,
+        lanes: int,
+        batch_size: int,
+        views: int,
+        seed: int,
+        sub_plane_draws: float = 1.0,
     ) -> None:
         if batch_size % lanes:
             raise ValueError(f"batch_size must be a multiple of lanes ({lanes}), not {batch_size}")
@@ -81,7 +89,10 @@ class Lanes:
             )
         self.count, self.lane_size, self.views, self.seed = lanes, batch_size // lanes, views, seed
         self.steps_per_epoch = len(examples) // batch_size
-        self._weights = _weights(examples)
+        self._weights = [
+            weight * (sub_plane_draws if example.facts.brain_plane else 1.0)
+            for example, weight in zip(examples, _weights(examples), strict=True)
+        ]
         self._epoch = lru_cache(maxsize=2 * lanes)(self._draw_epoch)
 
     def batch(self, step: int, lane: int) -> list[Draw]:

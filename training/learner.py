@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,18 @@ from training.captions import describe
 from training.datasets import Example, load_images
 from training.facts import Facts
 from training.lanes import Draw, Lanes
-from training.models import DualEncoder, ImageTextModel
+from training.models import DualEncoder, ImageTextModel, ImageTower
 
-__all__ = ["Batch", "Images", "Learner", "batch_norms", "make_batch", "still_statistics"]
+__all__ = [
+    "Batch",
+    "Drawn",
+    "Images",
+    "Learner",
+    "Look",
+    "batch_norms",
+    "make_batch",
+    "still_statistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +65,37 @@ class Images:
         return draw_views(pixels, keys, size, seed)
 
 
+class Look(Protocol):
+    """What the part of an image tower that learns is shown of some views."""
+
+    def __call__(self, images: Images, draws: Sequence[Draw], size: int) -> tuple[Tensor, Tensor]:
+        """`(N, C, H, W)`, and the zoom `(N,)` of each view of `size` pixels."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The views themselves, drawn anew each time.
+
+    Attributes:
+        seed: of the views.
+    """
+
+    seed: int
+
+    def __call__(self, images: Images, draws: Sequence[Draw], size: int) -> tuple[Tensor, Tensor]:
+        """Grey levels 0 to 255 `(N, 1, size, size)`, and the zoom of each."""
+        return images.views(draws, size, self.seed)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A process's part of a batch.
 
     Attributes:
         draws: which images, in which views.
-        views: grey levels `(N, 1, S, S)`.
+        views: what the part of the tower that learns is shown `(N, C, H, W)`: grey levels, or the
+            maps that frozen stages made of them.
         texts: a caption for each.
         facts: what is known of each view.
         claims: what its caption says.
@@ -83,7 +117,7 @@ class Batch:
 
 
 def make_batch(
-    images: Images, plan: Lanes, lanes: Sequence[int], step: int, size: int, seed: int
+    images: Images, plan: Lanes, lanes: Sequence[int], step: int, size: int, look: Look
 ) -> Batch:
     """The part of some lanes in a batch.
 
@@ -93,10 +127,10 @@ def make_batch(
         lanes: which of its lanes.
         step: number of the batch.
         size: side of the views, in pixels.
-        seed: of the views.
+        look: draws the views, or looks up what frozen stages made of them.
     """
     draws = [draw for lane in lanes for draw in plan.batch(step, lane)]
-    views, zooms = images.views(draws, size, seed)
+    views, zooms = look(images, draws, size)
     facts = [
         _facts_of_view(images.examples[draw.index], size, zoom)
         for draw, zoom in zip(draws, zooms.tolist(), strict=True)
@@ -141,8 +175,15 @@ class Learner(nn.Module):
     def forward(self, views: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of images and captions, `(N, D)` each, and the logit scale."""
         lanes = views.contiguous(memory_format=self.layout).split(self.lane_size)
-        images = torch.cat([self.model.image(lane) for lane in lanes])
+        images = torch.cat([self._embed(lane) for lane in lanes])
         return images, self.model.text(texts), self.model.scale
+
+    def _embed(self, lane: Tensor) -> Tensor:
+        tower: nn.Module = self.model.image
+        if isinstance(tower, ImageTower) and tower.frozen_stages:
+            return tower.late(lane)
+        embedded: Tensor = tower(lane)
+        return embedded
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from training.facts import CONTRADICTS, SUPPORTS, UNKNOWN
 
-__all__ = ["contrastive_loss", "feature_loss", "repulsive_loss"]
+__all__ = ["contrastive_loss", "feature_loss", "recognition_loss", "repulsive_loss"]
 
 
 def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, relations: Tensor) -> Tensor:
@@ -37,6 +39,31 @@ def _one_way(logits: Tensor, relations: Tensor) -> Tensor:
     log_likelihood = logits.log_softmax(dim=1).masked_fill(~positive, 0.0)
     per_row: Tensor = -log_likelihood.sum(dim=1) / positive.sum(dim=1)
     return per_row.mean()
+
+
+def recognition_loss(
+    images: Tensor, classes: Tensor, scale: Tensor, relations: Tensor, tasks: Sequence[slice]
+) -> Tensor:
+    """Cross entropy of zero-shot recognition: each image among the sentences of the classes.
+
+    Args:
+        images: `(B, D)`, L2-normalised.
+        classes: `(C, D)`, likewise, one sentence a class.
+        scale: the logit scale.
+        relations: int `(B, C)` from `training.facts.relations`.
+        tasks: which columns compete. An image counts for a task that it is labelled for.
+
+    Returns:
+        The loss, a scalar: of every task the mean over its images, added up.
+    """
+    logits = (scale * images @ classes.T).float()
+    loss = 0 * logits.sum()  # with no image labelled, there is nothing to learn
+    for task in tasks:
+        right = relations[:, task] == SUPPORTS
+        known = right.sum(dim=1) == 1
+        if known.any():
+            loss = loss + F.cross_entropy(logits[known, task], right[known].int().argmax(dim=1))
+    return loss
 
 
 def feature_loss(images: Tensor, teacher: Tensor) -> Tensor:

@@ -10,10 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-__all__ = ["Config", "Out", "Prompts", "Shards", "told"]
+__all__ = ["Cache", "Config", "Out", "Prompts", "Seed", "Shards", "told"]
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the experiment")]
 Out = Annotated[Path, typer.Option(help="folder of the run; an unfinished run goes on")]
+Cache = Annotated[
+    Path,
+    typer.Option(help="folder of what teachers and frozen stages saw; may be deleted afterwards"),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="in place of CONFIG's, for runs that differ in it alone"),
+]
 Shards = Annotated[Path, typer.Option(help="shards, written by training.data")]
 Prompts = Annotated[
     list[str] | None,

@@ -9,11 +9,13 @@ processes: `accelerate launch -m training.pretrain ...`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 from rich.console import Console
 
 from training.objectives import Contrastive
-from training.options import Config, Out, Prompts, Shards, told
+from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
 from training.session import prepare
 from training.starting import check_start, first_model, origin_of
 
@@ -25,11 +27,15 @@ def main(
     out: Out,
     data: Shards,
     prompts: Prompts = None,
+    cache: Cache = Path("runs/cache"),
+    seed: Seed = None,
 ) -> None:
     """Train image tower and text tower contrastively on image-caption pairs."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
-        session = prepare(config_path, out, data, prompts or (), console, distilling=False)
+        session = prepare(
+            config_path, out, data, cache, prompts or (), console, distilling=False, seed=seed
+        )
         model = first_model(session.config)
         check_start(session.config, session.held_out, session.data_sha256)
         origin = origin_of(session.config, model, session.data_sha256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from rich.progress import Progress
 
 from training.config import ExperimentConfig, load_config
 from training.datasets import Example, holdout_by_group
-from training.models import ImageTextModel, PublishedModel
+from training.frozen import KeptMaps, frozen_sha256
+from training.learner import Drawn, Look
+from training.models import ImageTextModel, ImageTower, PublishedModel
 from training.objectives import Objective
 from training.progress import image_progress
 from training.prompts import PromptSet, parse_prompt_files
+from training.recognition import ClassSentences
 from training.release import PROMPTS, Origin, save_release
 from training.run_folder import RunFolder, fingerprint
 from training.shards import read_examples, read_manifest
@@ -40,6 +43,7 @@ class Session:
         data: the shards.
         data_sha256: what identifies them.
         out: folder of the run.
+        cache: folder of what teachers and frozen stages saw.
         accelerator: this process's part of it.
         console: where the first process reports.
     """
@@ -51,6 +55,7 @@ class Session:
     data: Path
     data_sha256: str
     out: Path
+    cache: Path
     accelerator: Accelerator
     console: Console
 
@@ -74,7 +79,7 @@ class Session:
             ValueError: the folder is another run's or not the same for all processes, the
                 checkpoint is damaged, or batch, lanes and processes do not fit each other.
         """
-        folder = RunFolder(self.out, self._fingerprint(objective))
+        folder = RunFolder(self.out, self._fingerprint(objective, model))
         self._check_all_see(folder.finished)
         if folder.finished:
             self.say(f"{self.out} is finished already")
@@ -82,16 +87,49 @@ class Session:
         self.say(f"{len(self.learn)} images to learn from, {len(self.held)} of other patients")
         self._tell_cut_captions(model)
         trainer = Trainer(
-            self.config, model, self.learn, objective, self.accelerator, folder.experiment
+            self.config,
+            model,
+            self.learn,
+            objective,
+            self.accelerator,
+            folder.experiment,
+            self._look(model),
+            ClassSentences(self.prompts, self.config.seed),
         )
         self._resume(trainer, folder)
         held = self.held if self.accelerator.is_main_process else []
         validation = Validation(held, model.preprocess.size, self.prompts)
         return Run(self, trainer, validation, folder)
 
-    def _fingerprint(self, objective: Objective) -> str:
+    def _look(self, model: ImageTextModel) -> Look:
+        """How views are looked at: through what stages that are frozen made of them, if any are.
+
+        Raises:
+            ValueError: the disk has no room for what they make.
+        """
+        config, tower = self.config, model.image
+        if not config.frozen_stages:
+            return Drawn(config.augmentation_seed)
+        assert isinstance(tower, ImageTower)
+        kept = KeptMaps(
+            self.cache,
+            tower,
+            self.learn,
+            canvas=config.canvas,
+            views=config.views,
+            seed=config.augmentation_seed,
+            data_sha256=self.data_sha256,
+        )
+        kept.prepare([stage.image_size for stage in config.stages])
+        return kept
+
+    def _fingerprint(self, objective: Objective, model: ImageTextModel) -> str:
         prompts = [p.sha256 for p in self.prompts.values()]
-        return fingerprint(self.config, self.learn, self.data_sha256, objective.identity, prompts)
+        identity = objective.identity
+        if self.config.frozen_stages:  # a checkpoint holds only what learns
+            assert isinstance(model.image, ImageTower)
+            identity += f", stages {frozen_sha256(model.image)}"
+        return fingerprint(self.config, self.learn, self.data_sha256, identity, prompts)
 
     def _tell_cut_captions(self, model: ImageTextModel) -> None:
         if not self.accelerator.is_main_process:
@@ -202,12 +240,24 @@ def prepare(
     config_path: Path,
     out: Path,
     data: Path,
+    cache: Path,
     prompt_files: Sequence[str],
     console: Console,
     *,
     distilling: bool,
+    seed: int | None = None,
 ) -> Session:
     """Check all that a run needs, before any image is read.
+
+    Args:
+        config_path: YAML of the experiment.
+        out: folder of the run.
+        data: the shards.
+        cache: folder of what teachers and frozen stages saw.
+        prompt_files: prompts of the user's own, as TASK=FILE.json.
+        console: where the first process reports.
+        distilling: whether `training.distill` asks.
+        seed: in place of the configuration's.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -215,6 +265,8 @@ def prepare(
             configuration is for the other of `training.pretrain` and `training.distill`.
     """
     config = load_config(config_path)
+    if seed is not None:
+        config = replace(config, seed=seed)
     if distilling and config.distillation is None:
         raise ValueError(f"{config_path} has no section `distillation`: use training.pretrain")
     if not distilling and config.distillation is not None:
@@ -223,7 +275,7 @@ def prepare(
     learn, held = train_and_validation(data, config)
     accelerator = start_accelerator(config, out)
     sha256 = str(read_manifest(data)["sha256"])
-    return Session(config, learn, held, prompts, data, sha256, out, accelerator, console)
+    return Session(config, learn, held, prompts, data, sha256, out, cache, accelerator, console)
 
 
 def train_and_validation(

@@ -35,6 +35,7 @@ def first_model(config: ExperimentConfig) -> ImageTextModel:
         model.image.load_imagenet()
     elif config.start != "random":
         _load_run(model, config.model, Path(config.start))
+    model.image.freeze(config.frozen_stages)
     return model
 
 

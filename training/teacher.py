@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fetalclip_edge.preprocess import PreprocessSpec
@@ -22,14 +20,12 @@ from training.lanes import Draw
 from training.learner import Images
 from training.models import PUBLISHED, PublishedModel
 from training.release import Origin, load_published, load_release
+from training.sparse_file import check_room, full_batches, sparse_array
 
 __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 
-T = TypeVar("T")
-
 _KEPT_CAPTIONS = 65_536
 _ROUNDING = 0.002  # of the length of an embedding in half precision
-_BATCH = 16  # always full, so that what is computed does not depend on what is computed beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,19 +164,16 @@ class TeacherCache:
         names = [example.name for example in examples]
         drawn = (data_sha256, names, VIEWS_VERSION, canvas, shape, seed)
         digest = hashlib.sha256(repr((teacher.sha256, precision, drawn)).encode()).hexdigest()
-        root.mkdir(parents=True, exist_ok=True)
-        path, size = root / f"{digest[:32]}.f16", 2 * math.prod(shape)
-        _check_room(path, size, views)
-        with path.open("ab") as file:
-            file.truncate(size)
-        self._kept: NDArray[np.float16] = np.memmap(path, np.float16, "r+", shape=shape)
+        path = root / f"{digest[:32]}.f16"
+        check_room({path: 2 * math.prod(shape)}, "what the teacher sees", views)
+        self._kept = sparse_array(path, np.float16, shape)
         self.computed = 0
 
     def embeddings(self, images: Images, draws: Sequence[Draw]) -> Tensor:
         """The teacher's embeddings of some views, float32 `(N, D)`, L2-normalised."""
         # A row that another process is just writing is not yet of length 1: it is computed, too.
         missing = [draw for draw in dict.fromkeys(draws) if not self._is_there(draw)]
-        for part in _full_batches(missing):
+        for part in full_batches(missing):
             self._compute(images, part)
         rows = np.stack([self._kept[draw.index, draw.view] for draw in draws])
         return nn.functional.normalize(torch.from_numpy(rows.astype(np.float32)), dim=-1)
@@ -200,16 +193,6 @@ class TeacherCache:
         for draw, row in zip(draws, embedded, strict=True):
             self._kept[draw.index, draw.view] = row
         self.computed += len(set(draws))
-
-
-def _check_room(path: Path, size: int, views: int) -> None:
-    there = path.stat().st_blocks * 512 if path.exists() else 0
-    free = shutil.disk_usage(path.parent).free
-    if size - there > free:
-        raise ValueError(
-            f"what the teacher sees in {views} views of every image takes {size / 1e9:.1f} GB, and "
-            f"{path.parent} has {free / 1e9:.1f} GB left: lower `views`, or choose another --cache"
-        )
 
 
 class FrozenText(nn.Module):
@@ -238,16 +221,9 @@ class FrozenText(nn.Module):
                 new = list(dict.fromkeys(texts))
             device = next(self.tower.parameters()).device.type
             with torch.autocast(device, enabled=False):
-                for part in _full_batches(new):
+                for part in full_batches(new):
                     self._known.update(zip(part, self.tower(part), strict=True))
         return torch.stack([self._known[text] for text in texts])
-
-
-def _full_batches(items: Sequence[T]) -> Iterator[list[T]]:
-    """Batches of one size, the last filled up with its first item."""
-    for start in range(0, len(items), _BATCH):
-        part = list(items[start : start + _BATCH])
-        yield part + part[:1] * (_BATCH - len(part))
 
 
 def _sha256(preprocess: PreprocessSpec, *towers: nn.Module) -> str:

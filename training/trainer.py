@@ -22,9 +22,19 @@ from training.config import ExperimentConfig
 from training.datasets import Example
 from training.facts import relations
 from training.lanes import Lanes
-from training.learner import Batch, Images, Learner, batch_norms, make_batch, still_statistics
+from training.learner import (
+    Batch,
+    Images,
+    Learner,
+    Look,
+    batch_norms,
+    make_batch,
+    still_statistics,
+)
+from training.losses import recognition_loss
 from training.models import ImageTextModel
 from training.objectives import Known, Objective, Pairs
+from training.recognition import ClassSentences
 
 from open_clip.loss import gather_features  # isort: skip
 
@@ -43,6 +53,8 @@ class Trainer:
         objective: what is minimised.
         accelerator: of this process.
         experiment: what its checkpoints belong to.
+        look: draws the views, or looks up what the model's frozen stages made of them.
+        sentences: of the classes, for `config.recognition`.
 
     Attributes:
         average: what is validated and kept in the end.
@@ -62,14 +74,18 @@ class Trainer:
         objective: Objective,
         accelerator: Accelerator,
         experiment: str,
+        look: Look,
+        sentences: ClassSentences,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
+        self.look, self.sentences = look, sentences
         self.plan = Lanes(
             examples,
             lanes=config.lanes,
             batch_size=config.batch_size,
             views=config.views,
             seed=config.seed,
+            sub_plane_draws=config.sub_plane_draws,
         )
         self.lanes = self.plan.of_process(accelerator.process_index, accelerator.num_processes)
         if len(self.lanes) % config.accumulate:
@@ -87,7 +103,7 @@ class Trainer:
         _slow_statistics(model, len(self.lanes))
         learner = Learner(model, self.plan.lane_size)
         self.average = WeightAverage(model, config.average_decay)
-        optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, fused=True)
         self.learner, self.optimizer = accelerator.prepare(learner, optimizer)
         self.model = model
         self.step, self.steps = 0, config.epochs * self.plan.steps_per_epoch
@@ -126,8 +142,7 @@ class Trainer:
 
     def _make_batch(self, step: int) -> Batch:
         size = self.config.image_size_at(step // self.plan.steps_per_epoch)
-        seed = self.config.augmentation_seed
-        return make_batch(self.images, self.plan, self.lanes, step, size, seed)
+        return make_batch(self.images, self.plan, self.lanes, step, size, self.look)
 
     def _one_step(self, batch: Batch) -> dict[str, float]:
         for group in self.optimizer.param_groups:
@@ -161,6 +176,7 @@ class Trainer:
         kept = [
             statistic
             for layer in batch_norms(self.model)
+            if layer.training  # those of frozen stages are still, and the same everywhere
             for statistic in (layer.running_mean, layer.running_var)
             if statistic is not None
         ]
@@ -181,15 +197,23 @@ class Trainer:
         parts = batch.split(size)
         kept = self._embed_ahead(parts) if len(parts) > 1 else []
         everyone = self._gather(batch)
+        classes = self.sentences.draw(self.step) if self.config.recognition else []
         for position, (views, texts) in enumerate(parts):
             last = position == len(parts) - 1
             with self._without_sync(not last):
-                images, captions, scale = self._embed(views, texts)
+                images, captions, scale = self._embed(views, [*texts, *classes])
+                captions, of_classes = captions.split([len(texts), len(classes)])
                 around = [*kept[:position], (images, captions), *kept[position + 1 :]]
                 own = [torch.cat([pair[k] for pair in around]) for k in range(2)]
-                # Every part's loss has the whole of the scale's gradient: one of them is enough.
-                pairs = self._pairs(own[0], own[1], scale if last else scale.detach())
+                # Every part's loss has the whole of their gradient: one of them is enough.
+                if not last:
+                    scale, of_classes = scale.detach(), of_classes.detach()
+                pairs = self._pairs(own[0], own[1], scale)
                 losses = self.objective(pairs, everyone, done)
+                if self.config.recognition:
+                    losses["recognition"] = self.config.recognition * recognition_loss(
+                        pairs.images, of_classes, scale, everyone.classes, self.sentences.tasks
+                    )
                 self.accelerator.backward(sum(losses.values(), start=torch.zeros(())))
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -228,7 +252,12 @@ class Trainer:
         device = self.accelerator.device
         if teacher is not None:
             teacher = self.accelerator.gather(teacher.to(device))
-        return Known(torch.from_numpy(relations(facts, claims)).to(device), teacher)
+        of_captions, of_classes = relations(facts, claims), self.sentences.relations(facts)
+        return Known(
+            torch.from_numpy(of_captions).to(device),
+            teacher,
+            torch.from_numpy(of_classes).to(device),
+        )
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, from the first process; an interruption leaves the old one whole."""

@@ -110,6 +110,10 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("warmup_steps", -1),
         ("average_decay", 1),
         ("average_decay", -0.1),
+        ("frozen_stages", -1),
+        ("recognition", -0.5),
+        ("recognition", float("inf")),
+        ("sub_plane_draws", 0),
         ("stages", []),
         ("stages", 3),
         ("stages", [7]),
@@ -170,6 +174,20 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, told
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"start": "random"}, {"model": {"published": "fetalclip"}, "start": "w.pt"}]
+)
+def test_only_trained_stages_of_our_own_can_be_frozen(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    values = {**GOOD, "canvas": 224, "stages": [{"epochs": 1, "image_size": 224}], **changed}
+    if changed["start"] == "random":
+        values["model"] = {"image_size": 224, "embed_dim": 16}
+    assert load_config(write(tmp_path, values)).frozen_stages == 0
+    with pytest.raises(ValueError, match="frozen_stages needs a model of our own shapes"):
+        load_config(write(tmp_path, {**values, "frozen_stages": 1}))
 
 
 def test_a_section_distillation_is_read(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_losses_are_weighted_and_repulsion_comes_with_time(tmp_path: Path, image
     settings = Distillation(0.5, 3.0, off_diagonal_start=2.0, off_diagonal_end=-1.0)
     assert [settings.off_diagonal_at(done) for done in (0, 0.5, 1)] == [2.0, 0.5, -1.0]
     facts = [Facts("femur"), Facts("brain")]
-    known = Known(torch.from_numpy(relations(facts, facts)), torch.eye(2))
+    known = Known(torch.from_numpy(relations(facts, facts)), torch.eye(2), torch.zeros(2, 9))
     looks, captions = torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.eye(2)
     pairs = Pairs(looks, captions, torch.tensor(10.0))
     early, late = (
@@ -310,7 +310,9 @@ def test_a_teacher_from_other_data_is_not_refused(
     description["held_out"] = []
     description["origin"]["data_sha256"] = "another"
     (elsewhere / "model.json").write_text(json.dumps(description))
-    session = prepare(config, tmp_path / "run", drawn, (), Console(quiet=True), distilling=True)
+    session = prepare(
+        config, tmp_path / "run", drawn, tmp_path, (), Console(quiet=True), distilling=True
+    )
     check_teacher(session, load_teacher(elsewhere))
     description["origin"]["data_sha256"] = session.data_sha256
     (elsewhere / "model.json").write_text(json.dumps(description))

@@ -80,6 +80,15 @@ def test_rare_planes_are_drawn_more_often_and_sub_planes_as_they_come() -> None:
         assert shares[kinds[first].kind] / len(drawn) == pytest.approx(share, abs=0.015)
 
 
+def test_sub_planes_are_drawn_more_often_when_wanted() -> None:
+    # 8 femurs and 8 thalamic planes weigh the same; drawn three times as often it is 3 to 1.
+    kinds = [Facts("femur")] * 8 + [Facts("brain", "trans-thalamic")] * 8
+    images = [example(str(i), facts, 0) for i, facts in enumerate(kinds)]
+    plan = Lanes(images, lanes=1, batch_size=16, views=1, seed=0, sub_plane_draws=3.0)
+    drawn = [draw.index for step in range(500) for draw in plan.batch(step, 0)]
+    assert sum(index >= 8 for index in drawn) / len(drawn) == pytest.approx(0.75, abs=0.015)
+
+
 def test_views_are_drawn_evenly() -> None:
     plan = Lanes(examples(10, shards=1), lanes=1, batch_size=10, views=4, seed=0)
     views = Counter(draw.view for step in range(400) for draw in plan.batch(step, 0))

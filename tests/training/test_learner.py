@@ -15,7 +15,7 @@ from PIL import Image
 from training.datasets import Example
 from training.facts import Facts
 from training.lanes import Lanes
-from training.learner import Images, make_batch
+from training.learner import Drawn, Images, make_batch
 from training.shards import read_examples
 
 
@@ -39,7 +39,7 @@ def test_a_pixel_of_a_view_covers_what_it_covers_in_the_body(tmp_path: Path) -> 
     examples = [example] * 200
     plan = Lanes(examples, lanes=1, batch_size=200, views=10_000, seed=0)
     images = Images.load(examples, range(200), 192)
-    batch = make_batch(images, plan, [0], 0, 128, seed=0)
+    batch = make_batch(images, plan, [0], 0, 128, Drawn(0))
     diameters = []
     for view, facts in zip(batch.views, batch.facts, strict=True):
         assert facts.pixel_size_mm is not None
@@ -51,9 +51,9 @@ def test_lanes_together_give_what_they_give_alone(drawn: Path) -> None:
     examples = read_examples(drawn, "train")
     plan = Lanes(examples, lanes=2, batch_size=8, views=4, seed=1)
     everything = Images.load(examples, range(len(examples)), 64)
-    whole = make_batch(everything, plan, [0, 1], 3, 32, seed=2)
+    whole = make_batch(everything, plan, [0, 1], 3, 32, Drawn(2))
     halves = [
-        make_batch(Images.load(examples, plan.members[lane], 64), plan, [lane], 3, 32, seed=2)
+        make_batch(Images.load(examples, plan.members[lane], 64), plan, [lane], 3, 32, Drawn(2))
         for lane in range(2)
     ]
     assert whole.texts == halves[0].texts + halves[1].texts
@@ -65,5 +65,5 @@ def test_lanes_together_give_what_they_give_alone(drawn: Path) -> None:
 def test_facts_without_a_pixel_size_stay_as_they_are(tmp_path: Path) -> None:
     example = stored(tmp_path, np.zeros((30, 30), np.uint8), Facts("brain", "trans-thalamic"))
     plan = Lanes([example], lanes=1, batch_size=1, views=1, seed=0)
-    batch = make_batch(Images.load([example], [0], 32), plan, [0], 0, 32, seed=0)
+    batch = make_batch(Images.load([example], [0], 32), plan, [0], 0, 32, Drawn(0))
     assert batch.facts == [example.facts]

@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 
 from training.config import ExperimentConfig, load_config
 from training.facts import Facts
-from training.learner import Batch, make_batch, still_statistics
+from training.learner import Batch, Drawn, make_batch, still_statistics
 from training.models import DualEncoder, ModelConfig
 from training.objectives import Contrastive
 from training.pretrain import main
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
-from training.release import Origin, save_release
+from training.recognition import ClassSentences
+from training.release import PROMPTS, Origin, save_release
 from training.session import start_accelerator, train_and_validation
 from training.shards import read_examples
 from training.trainer import Trainer
@@ -54,13 +55,16 @@ def make_trainer(drawn: Path, folder: Path, values: dict[str, Any]) -> Trainer:
     torch.manual_seed(0)
     model = DualEncoder(config.model)
     accelerator = start_accelerator(config, folder)
-    return Trainer(config, model, learn, Contrastive(), accelerator, "experiment")
+    sentences = ClassSentences(PROMPTS, config.seed)
+    return Trainer(
+        config, model, learn, Contrastive(), accelerator, "experiment", Drawn(0), sentences
+    )
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     trainer.learner.train()
     size = trainer.config.image_size_at(0)
-    batch = make_batch(trainer.images, trainer.plan, trainer.lanes, 0, size, 0)
+    batch = make_batch(trainer.images, trainer.plan, trainer.lanes, 0, size, Drawn(0))
     trainer._backward(batch, 0.0)
     return {
         name: parameter.grad.clone()
@@ -72,7 +76,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 def test_accumulated_gradients_are_those_of_the_whole_batch(
     drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
 ) -> None:
-    values = {**tiny_experiment, "batch_size": 12, "lanes": 4}
+    values = {**tiny_experiment, "batch_size": 12, "lanes": 4, "recognition": 0.5}
     values["stages"] = [{"epochs": 1, "image_size": 64}]
     whole = make_trainer(drawn, tmp_path, values)
     parts = make_trainer(drawn, tmp_path, {**values, "accumulate": 4})
@@ -184,6 +188,7 @@ def test_two_processes_distil_as_one(
     save_release(teacher, model, {}, {e.group for e in held}, Origin("pretrain"))
     # Six pictures a lane: with fewer, batch normalisation makes rounding grow.
     values = {**slow_learning, "batch_size": 24, "lanes": 4, "distillation": distillation}
+    values |= {"frozen_stages": 1, "recognition": 1.0}
     values["stages"] = [{"epochs": 5, "image_size": 64}]
     path, halves = tmp_path / "experiment.yaml", tmp_path / "halves.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -191,7 +196,7 @@ def test_two_processes_distil_as_one(
     given = ("--teacher", teacher, "--data", drawn, "--cache", tmp_path / "cache")
     launch(repository, (), "training.distill", path, "--out", tmp_path / "one", *given)
     launch(repository, LAUNCH, "training.distill", halves, "--out", tmp_path / "two", *given)
-    for column in ("loss", "logits", "features"):
+    for column in ("loss", "logits", "features", "recognition"):
         one, two = (log_of(tmp_path / name, column) for name in ("one", "two"))
         assert two == pytest.approx(one, rel=5e-3), column
 

@@ -83,6 +83,9 @@ class ImageTower(nn.Module):
 
     The backbone sees one channel: ultrasound is grey, and the three equal channels of ImageNet's
     first convolution add up to one exactly.
+
+    Attributes:
+        frozen_stages: stages that learn nothing, nor does the stem then; see `freeze`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -90,11 +93,51 @@ class ImageTower(nn.Module):
         self.config = config
         self.backbone = timm.create_model(config.backbone, in_chans=1, num_classes=0)
         self.projection = nn.Linear(self.backbone.num_features, config.embed_dim, bias=False)
+        self.frozen_stages = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `(N, D)`, L2-normalised, of grey levels 0 to 255 `(N, 1, S, S)`."""
-        normalised = (images / 255 - self.config.mean) / self.config.std
-        return F.normalize(self.projection(self.backbone(normalised)).float(), dim=-1)
+        return self._embed(self.backbone(self._normalised(images)))
+
+    def early(self, images: Tensor) -> Tensor:
+        """Maps `(N, C, H, W)` that the frozen stages make of grey levels `(N, 1, S, S)`."""
+        maps = self._normalised(images)
+        for part in self._frozen():
+            maps = part(maps)
+        return maps
+
+    def late(self, maps: Tensor) -> Tensor:
+        """Embeddings, as of `forward`, of what `early` made."""
+        for stage in self.backbone.blocks[self.frozen_stages :]:
+            maps = stage(maps)
+        maps = self.backbone.bn2(self.backbone.conv_head(maps))
+        return self._embed(self.backbone.forward_head(maps))
+
+    def early_shape(self, size: int) -> tuple[int, ...]:
+        """`(C, H, W)` of the maps of images of `size` pixels."""
+        with torch.no_grad():
+            device = next(self.parameters()).device
+            return tuple(self.early(torch.zeros(1, 1, size, size, device=device)).shape[1:])
+
+    def early_state(self) -> dict[str, Tensor]:
+        """The weights and statistics that `early` depends on, besides the normalisation."""
+        return {
+            f"{position}.{name}": value
+            for position, part in enumerate(self._frozen())
+            for name, value in part.state_dict().items()
+        }
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images / 255 - self.config.mean) / self.config.std
+
+    def _embed(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.projection(pooled).float(), dim=-1)
+
+    def _frozen(self) -> list[nn.Module]:
+        if not self.frozen_stages:
+            return []
+        stages = self.backbone.blocks[: self.frozen_stages]
+        return [self.backbone.conv_stem, self.backbone.bn1, *stages]
 
     def load_imagenet(self) -> None:
         """Start from the backbone's ImageNet weights.
@@ -108,6 +151,38 @@ class ImageTower(nn.Module):
         first = next(iter(own))
         matched[first] = matched[first].sum(dim=1, keepdim=True)
         self.backbone.load_state_dict(matched)
+
+    def freeze(self, stages: int) -> None:
+        """Leave the stem and the first stages as they are: they learn nothing any more.
+
+        Args:
+            stages: how many of the backbone's stages; of none the stem learns, too.
+
+        Raises:
+            ValueError: the backbone has no such stages.
+        """
+        known = len(self.backbone.blocks) if _has_stages(self.backbone) else 0
+        if stages > known:
+            raise ValueError(
+                f"frozen_stages must be at most the {known} of {self.config.backbone}, not {stages}"
+            )
+        self.frozen_stages = stages
+        for part in self._frozen():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ImageTower:
+        """Frozen stages stay in evaluation mode: their statistics are those they came with."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
+
+def _has_stages(backbone: nn.Module) -> bool:
+    """Whether it is of EfficientNet's make, stage after stage between a stem and a head."""
+    parts = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "forward_head")
+    return all(hasattr(backbone, part) for part in parts)
 
 
 class TextTower(TextEncoder):

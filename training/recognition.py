@@ -1,0 +1,52 @@
+"""Learning to recognise by prompts: one sentence of every class stands beside each batch.
+
+Captions teach sub-planes slowly: few captions of a batch name one, and a caption that does not is
+as true of an image. Zero-shot recognition asks an image for the nearest of some classes, so that is
+asked in training, too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.facts import Facts, relations
+from training.prompts import PromptSet
+
+__all__ = ["ClassSentences"]
+
+_TASKS = ("planes", "brain_planes")
+
+
+class ClassSentences:
+    """A sentence of every plane and every brain sub-plane, drawn anew for each step.
+
+    Args:
+        prompts: name of the task -> its prompts, those that the model is validated on.
+        seed: of the draws.
+
+    Attributes:
+        claims: what the sentence of each class says, in the order of `draw`.
+        tasks: where in that order the classes of each task are.
+    """
+
+    def __init__(self, prompts: Mapping[str, PromptSet], seed: int) -> None:
+        planes, parts = (prompts[task] for task in _TASKS)
+        self._texts = [*planes.prompts.values(), *parts.prompts.values()]
+        self.claims = [Facts(label) for label in planes.labels]
+        self.claims += [Facts("brain", label) for label in parts.labels]
+        first = len(planes.labels)
+        self.tasks = (slice(0, first), slice(first, len(self.claims)))
+        self._seed = seed
+
+    def draw(self, step: int) -> list[str]:
+        """One sentence a class, the same in every process."""
+        words = random.Random(f"{self._seed}/{step}/classes")
+        return [words.choice(texts) for texts in self._texts]
+
+    def relations(self, facts: Sequence[Facts]) -> NDArray[np.int8]:
+        """How every class stands to every image, as `training.facts.relations`."""
+        return relations(facts, self.claims)
