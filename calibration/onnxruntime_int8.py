@@ -18,6 +18,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from calibration.bias_correction import correct_biases
 from export.graph import dequantised_input, with_grey_levels
 
 __all__ = ["quantise"]
@@ -26,6 +27,10 @@ _CORE_INPUT = "normalised"
 _HEAD = ("GlobalAveragePool", "Flatten", "MatMul", "Gemm")
 """Left in float32: hardly any of the work, and an embedding in 8 bits would jump from frame to
 frame (one grey level of one pixel moved its cosine three times as far)."""
+
+
+_CORRECTED_ON = 32
+"""So many frames of the calibration set give the mean errors."""
 
 
 class _Frames(CalibrationDataReader):  # type: ignore[misc]
@@ -60,7 +65,7 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
 
     Weights have seven bits. Processors without VNNI (AVX2 alone) add two products of uint8 and int8
     in 16 bits, where eight bits overflow and are cut off without a word; with seven the graph gives
-    the same answers on every processor.
+    the same answers on every processor. The mean error that is left goes into the biases.
 
     Args:
         core: graph written by `export.graph.export_core`.
@@ -91,5 +96,7 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
             extra_options={"TensorQuantOverrides": overrides} if exact else {},
         )
     quantised = onnx.load(out)
+    some = frames[:_CORRECTED_ON].astype(np.float32)
+    correct_biases(quantised, onnx.load(core), (some - np.float32(zero)) / np.float32(unit))
     model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
     onnx.save(model, out)

@@ -66,7 +66,7 @@ def test_a_good_file_becomes_the_configuration(tmp_path: Path) -> None:
 
 
 def test_every_shipped_experiment_loads(repository: Path) -> None:
-    shipped = sorted((repository / "training" / "configs").glob("*.yaml"))
+    shipped = sorted((repository / "training" / "configs").rglob("*.yaml"))
     assert shipped
     for path in shipped:
         assert load_config(path).epochs > 0

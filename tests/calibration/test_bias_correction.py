@@ -1,0 +1,103 @@
+"""The mean error of every convolution goes into its bias."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import helper
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+from calibration.bias_correction import correct_biases
+from calibration.onnxruntime_int8 import _Frames, _quiet
+from export.graph import export_core
+from training.models import ImageTower, ModelConfig
+
+
+def mostly_black(count: int, seed: int) -> np.ndarray:
+    """Pictures as an ultrasound scanner shows them: a bright patch on black."""
+    pictures = np.zeros((count, 1, 64, 64), np.uint8)
+    patch = np.random.default_rng(seed).integers(0, 256, (count, 1, 24, 24))
+    pictures[:, :, 20:44, 20:44] = patch
+    return pictures
+
+
+def normalised(pictures: np.ndarray) -> np.ndarray:
+    return (pictures.astype(np.float32) - 127) / 128
+
+
+def run(model: onnx.ModelProto, name: str, pictures: np.ndarray) -> np.ndarray:
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = ort.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run([name], {session.get_inputs()[0].name: normalised(pictures)})[0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """In float32, and quantised by ONNX Runtime alone."""
+    folder = tmp_path_factory.mktemp("bias")
+    torch.manual_seed(0)
+    tower = ImageTower(ModelConfig(image_size=64, embed_dim=16))
+    tower.load_imagenet()
+    core, plain = folder / "core.onnx", folder / "plain.onnx"
+    export_core(tower.eval(), core)
+    head = ("GlobalAveragePool", "Flatten", "MatMul")
+    with _quiet():
+        quantize_static(
+            str(core),
+            str(plain),
+            _Frames(mostly_black(16, 0), 127.0, 128.0),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[n.name for n in onnx.load(core).graph.node if n.op_type in head],
+        )
+    return core, plain
+
+
+def test_corrected_embeddings_are_nearer_to_those_in_float32(graphs: tuple[Path, Path]) -> None:
+    core, plain = (onnx.load(path) for path in graphs)
+    corrected = onnx.load(graphs[1])
+    correct_biases(corrected, core, normalised(mostly_black(16, 0)))
+    unseen = mostly_black(16, 1)
+    expected = run(core, "embedding", unseen)
+    before, after = (
+        1 - (run(model, "embedding", unseen) * expected).sum(axis=1) for model in (plain, corrected)
+    )
+    assert after.mean() < 0.5 * before.mean()
+
+
+def test_channels_of_the_last_map_keep_their_mean(graphs: tuple[Path, Path]) -> None:
+    core, plain = (onnx.load(path) for path in graphs)
+    corrected = onnx.load(graphs[1])
+    pictures = mostly_black(16, 0)
+    correct_biases(corrected, core, normalised(pictures))
+    pooled = next(n for n in core.graph.node if n.op_type == "GlobalAveragePool")
+    expected = run(core, pooled.input[0], pictures).mean(axis=(0, 2, 3))
+    read = next(n for n in plain.graph.node if n.op_type == "GlobalAveragePool").input[0]
+    before, after = (
+        np.abs(run(model, read, pictures).mean(axis=(0, 2, 3)) - expected).mean()
+        for model in (plain, corrected)
+    )
+    assert after < 0.5 * before
+
+
+def test_only_biases_change(graphs: tuple[Path, Path]) -> None:
+    core, plain = (onnx.load(path) for path in graphs)
+    corrected = onnx.load(graphs[1])
+    correct_biases(corrected, core, normalised(mostly_black(4, 0)))
+    pairs = zip(plain.graph.initializer, corrected.graph.initializer, strict=True)
+    changed = [one for one, other in pairs if one != other]
+    assert len(changed) > 40
+    assert {constant.data_type for constant in changed} == {onnx.TensorProto.INT32}
+    assert [node.name for node in plain.graph.node] == [n.name for n in corrected.graph.node]
