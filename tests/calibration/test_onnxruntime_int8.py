@@ -109,7 +109,7 @@ def test_int8_kernels_give_what_the_graph_says(quantised: Quantised) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     plain = ort.InferenceSession(str(quantised.path), options, providers=["CPUExecutionProvider"])
     expected = plain.run(["embedding"], {"image": images})[0]
-    assert (run(quantised.path, images) * expected).sum(axis=1).min() > 0.999
+    assert (run(quantised.path, images) * expected).sum(axis=1).min() > 0.995
 
 
 def test_with_whole_levels_the_bytes_go_in_as_they_are(quantised: Quantised) -> None:

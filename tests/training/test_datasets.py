@@ -63,8 +63,8 @@ def test_no_patient_is_learned_from_and_validated_or_tested_on(
 
 
 def test_all_compared_experiments_hold_out_the_same_patients(repository: Path) -> None:
-    configs = [load_config(p) for p in (repository / "training" / "configs").glob("*.yaml")]
-    assert len(configs) == 4
+    configs = [load_config(p) for p in (repository / "training" / "configs").rglob("*.yaml")]
+    assert len(configs) == 8
     assert len({(c.holdout, c.holdout_seed) for c in configs}) == 1
 
 
