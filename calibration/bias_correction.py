@@ -30,18 +30,18 @@ def correct_biases(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Fl
         frames: its input on the calibration set, float32 `(N, 1, S, S)`.
     """
     wanted = {node.name: node for node in core.graph.node if node.op_type == "Conv"}
-    means = _input_means(core, [node.input[0] for node in wanted.values()], frames)
+    read = [node.input[0] for node in wanted.values()]
+    means = dict(zip(wanted, _input_means(core, read, frames), strict=True))
     plain = {c.name: numpy_helper.to_array(c) for c in core.graph.initializer}
     constants = {c.name: c for c in quantised.graph.initializer}
     made_by = {name: node for node in quantised.graph.node for name in node.output}
     for node in quantised.graph.node:
-        if node.op_type != "Conv" or made_by[node.input[1]].op_type != "DequantizeLinear":
-            continue
+        if node.op_type != "Conv" or node.input[1] not in made_by:
+            continue  # a convolution that was left in float32 reads its weights themselves
         [found] = _input_means(quantised, [node.input[0]], frames)
         weights = _dequantised(made_by[node.input[1]], constants)
-        original = wanted[node.name]
-        expected = means[list(wanted).index(node.name)]
-        error = _mean_output(weights, found) - _mean_output(plain[original.input[1]], expected)
+        original = plain[wanted[node.name].input[1]]
+        error = _mean_output(weights, found) - _mean_output(original, means[node.name])
         bias = made_by[node.input[2]]
         scale = numpy_helper.to_array(constants[bias.input[1]]).astype(np.float64)
         value = constants[bias.input[0]]
