@@ -64,8 +64,8 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
     are.
 
     Weights have seven bits. Processors without VNNI (AVX2 alone) add two products of uint8 and int8
-    in 16 bits, where eight bits overflow and are cut off without a word; seven do not. The mean error
-    that is left goes into the biases.
+    in 16 bits, where eight bits overflow and are cut off without a word; seven do not. The mean
+    error that is left goes into the biases.
 
     Args:
         core: graph written by `export.graph.export_core`.
