@@ -17,18 +17,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fetalclip_edge.results import BRAIN_PLANES
 from training.datasets import Example
 from training.evaluation.encoders import open_encoder
-from training.evaluation.zero_shot import measure_recognition
+from training.evaluation.tasks import RECOGNISED, recognise
 from training.options import told
 from training.release import load_release
 from training.shards import read_examples, read_manifest
-from training.zero_shot import SCORED_PLANES
 
 __all__ = ["compare", "main", "markdown"]
 
-_SCORED = {"planes": SCORED_PLANES, "brain_planes": BRAIN_PLANES}
 _TITLES = {"planes": "planes", "brain_planes": "brain sub-planes"}
 _SPLITS = ("validation", "test")
 
@@ -86,17 +83,10 @@ def _measure(folder: Path, examples: Mapping[str, Sequence[Example]]) -> dict[st
     found: dict[str, Any] = {}
     for split, pictures in examples.items():
         embeddings = encoder.embed(pictures, f"{folder.name}, {split}")
-        found[split] = {}
-        for task, scored in _SCORED.items():
-            prompts = encoder.prompts(task)
-            measured = measure_recognition(
-                embeddings @ encoder.embed_prompts(prompts).T,
-                prompts.labels,
-                [e.facts.plane if task == "planes" else e.facts.brain_plane for e in pictures],
-                [e.group for e in pictures],
-                scored,
-            )
-            found[split][task] = measured["macro_f1"]
+        found[split] = {
+            task: recognise(encoder, embeddings, pictures, task, encoder.prompts(task))["macro_f1"]
+            for task in RECOGNISED
+        }
     return found
 
 
@@ -121,18 +111,18 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def _rows(report: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for method, found in report["methods"].items():
-        cells = [_told(each) for split in _SPLITS for each in found[split].values()]
+        cells = [_cell(each) for split in _SPLITS for each in found[split].values()]
         rows.append([method, str(found["runs"]), *cells])
     return rows
 
 
-def _told(spread: Mapping[str, float]) -> str:
+def _cell(spread: Mapping[str, float]) -> str:
     mean, smallest, largest = (f"{100 * value:.1f}" for value in spread.values())
     return f"{mean} ({smallest} to {largest})"
 
 
 def _header() -> list[str]:
-    return ["", "runs", *(f"{_TITLES[task]}, {split}" for split in _SPLITS for task in _SCORED)]
+    return ["", "runs", *(f"{_TITLES[task]}, {split}" for split in _SPLITS for task in RECOGNISED)]
 
 
 def _legend(report: Mapping[str, Any]) -> str:

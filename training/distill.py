@@ -103,16 +103,7 @@ def make_objective(session: Session, teacher: Teacher) -> Distilling:
     """What the student learns, with the teacher's embeddings kept in the session's cache."""
     config = session.config
     assert config.distillation is not None
-    seen = TeacherCache(
-        session.cache,
-        teacher,
-        session.learn,
-        canvas=config.canvas,
-        views=config.views,
-        seed=config.augmentation_seed,
-        precision=config.precision,
-        data_sha256=session.data_sha256,
-    )
+    seen = TeacherCache(session.cache, teacher, session.views, config.precision)
     return Distilling(config.distillation, seen)
 
 

@@ -7,7 +7,6 @@ them once, however many runs learn from it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,23 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.augment import VIEWS_VERSION
-from training.datasets import Example
 from training.lanes import Draw
 from training.learner import Images
 from training.models.towers import ImageTower
 from training.sparse_file import check_room, full_batches, sparse_array
+from training.view_set import ViewSet, tensors_sha256
 
 __all__ = ["KeptMaps", "frozen_sha256"]
 
 
 def frozen_sha256(tower: ImageTower) -> str:
     """Hash over all that the maps of frozen stages depend on, besides the views."""
-    digest = hashlib.sha256(repr((tower.config.mean, tower.config.std)).encode())
-    for name, value in tower.early_state().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256((tower.config.mean, tower.config.std), tower.early_state())
 
 
 class _Kept(NamedTuple):
@@ -58,33 +52,15 @@ class KeptMaps:
     Args:
         root: folder of all caches, on a disk of this machine.
         tower: with frozen stages.
-        examples: images to learn from, the same list in every process.
-        canvas: side at which they are kept in memory, in pixels.
-        views: how many views of an image there are.
-        seed: of the views.
-        data_sha256: of the shards that the examples lie in.
+        views: which they look at.
 
     Attributes:
         computed: how many views the frozen stages have looked at.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        tower: ImageTower,
-        examples: Sequence[Example],
-        *,
-        canvas: int,
-        views: int,
-        seed: int,
-        data_sha256: str,
-    ) -> None:
-        self.root, self.tower, self.seed, self.views = root, tower, seed, views
-        self.count, self.computed = len(examples), 0
-        names = [example.name for example in examples]
-        drawn = (data_sha256, names, VIEWS_VERSION, canvas, views, seed)
-        identity = repr((frozen_sha256(tower), drawn)).encode()
-        self._digest = hashlib.sha256(identity).hexdigest()[:32]
+    def __init__(self, root: Path, tower: ImageTower, views: ViewSet) -> None:
+        self.root, self.tower, self.views, self.computed = root, tower, views, 0
+        self._digest = tensors_sha256((frozen_sha256(tower), views.sha256))[:32]
         self._files: dict[int, _Kept] = {}
 
     def prepare(self, sizes: Sequence[int]) -> None:
@@ -94,10 +70,10 @@ class KeptMaps:
             ValueError: the disk has no room for all views.
         """
         new = [size for size in dict.fromkeys(sizes) if size not in self._files]
-        shapes = {self._path(s): (self.count, self.views, *self.tower.early_shape(s)) for s in new}
+        shapes = {self._path(s): (*self.views.shape, *self.tower.early_shape(s)) for s in new}
         if shapes:
             room = {path: 2 * math.prod(shape) for path, shape in shapes.items()}
-            check_room(room, "what frozen stages make", self.views)
+            check_room(room, "what frozen stages make", self.views.views)
         for size, (path, shape) in zip(new, shapes.items(), strict=True):
             maps = sparse_array(path, np.float16, shape)
             zooms = sparse_array(path.with_suffix(".zoom"), np.float32, shape[:2])
@@ -119,7 +95,7 @@ class KeptMaps:
     @torch.no_grad()
     def _compute(self, images: Images, draws: list[Draw], size: int) -> None:
         kept = self._files[size]
-        views, zoom = images.views(draws, size, self.seed)
+        views, zoom = images.views(draws, size, self.views.seed)
         device = next(self.tower.parameters()).device
         levels = views.to(device, memory_format=torch.channels_last)
         early = self.tower.early(levels).float().cpu().contiguous().numpy()

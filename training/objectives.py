@@ -37,12 +37,12 @@ class Known:
     Attributes:
         relations: int `(B, B)` from `training.facts.relations`.
         teacher: the teacher's embeddings of the views `(B, D)`, where there is one.
-        classes: int `(B, C)`, likewise, of the sentences of the classes.
+        classes: int `(B, C)`, likewise, of the sentences of the classes, where there are some.
     """
 
     relations: Tensor
     teacher: Tensor | None
-    classes: Tensor
+    classes: Tensor | None
 
 
 class Objective(Protocol):

@@ -8,12 +8,9 @@ asked in training, too.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from training.facts import Facts, relations
+from training.facts import Facts
 from training.prompts import PromptSet
 
 __all__ = ["ClassSentences"]
@@ -46,7 +43,3 @@ class ClassSentences:
         """One sentence a class, the same in every process."""
         words = random.Random(f"{self._seed}/{step}/classes")
         return [words.choice(texts) for texts in self._texts]
-
-    def relations(self, facts: Sequence[Facts]) -> NDArray[np.int8]:
-        """How every class stands to every image, as `training.facts.relations`."""
-        return relations(facts, self.claims)

@@ -27,6 +27,7 @@ from training.run_folder import RunFolder, fingerprint
 from training.shards import read_examples, read_manifest
 from training.trainer import Trainer
 from training.validation import Validation
+from training.view_set import ViewSet
 
 __all__ = ["Run", "Session", "prepare", "train_and_validation"]
 
@@ -64,6 +65,14 @@ class Session:
         """The patients who are validated on."""
         return frozenset(example.group for example in self.held)
 
+    @property
+    def views(self) -> ViewSet:
+        """What there is to learn from."""
+        config = self.config
+        return ViewSet(
+            self.learn, config.canvas, config.views, config.augmentation_seed, self.data_sha256
+        )
+
     def say(self, text: str) -> None:
         """Report, once for all processes."""
         if self.accelerator.is_main_process:
@@ -94,7 +103,7 @@ class Session:
             self.accelerator,
             folder.experiment,
             self._look(model),
-            ClassSentences(self.prompts, self.config.seed),
+            ClassSentences(self.prompts, self.config.seed) if self.config.recognition else None,
         )
         self._resume(trainer, folder)
         held = self.held if self.accelerator.is_main_process else []
@@ -111,15 +120,7 @@ class Session:
         if not config.frozen_stages:
             return Drawn(config.augmentation_seed)
         assert isinstance(tower, ImageTower)
-        kept = KeptMaps(
-            self.cache,
-            tower,
-            self.learn,
-            canvas=config.canvas,
-            views=config.views,
-            seed=config.augmentation_seed,
-            data_sha256=self.data_sha256,
-        )
+        kept = KeptMaps(self.cache, tower, self.views)
         kept.prepare([stage.image_size for stage in config.stages])
         return kept
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fetalclip_edge.preprocess import PreprocessSpec
-from training.augment import VIEWS_VERSION
-from training.datasets import Example
 from training.lanes import Draw
 from training.learner import Images
 from training.models import PUBLISHED, PublishedModel
 from training.release import Origin, load_published, load_release
 from training.sparse_file import check_room, full_batches, sparse_array
+from training.view_set import ViewSet, tensors_sha256
 
 __all__ = ["FrozenText", "Teacher", "TeacherCache", "load_teacher"]
 
@@ -133,12 +131,8 @@ class TeacherCache:
     Args:
         root: folder of all caches, on a disk of this machine.
         teacher: whose embeddings they are.
-        examples: images to learn from, the same list in every process.
-        canvas: side at which they are kept in memory, in pixels.
-        views: how many views of an image there are.
-        seed: of the views.
+        views: which it looks at.
         precision: in which the teacher computes: "no" (float32), "bf16" or "fp16".
-        data_sha256: of the shards that the examples lie in.
 
     Attributes:
         computed: how many views the teacher has looked at.
@@ -147,27 +141,13 @@ class TeacherCache:
         ValueError: the disk has no room for all views.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        teacher: Teacher,
-        examples: Sequence[Example],
-        *,
-        canvas: int,
-        views: int,
-        seed: int,
-        precision: str,
-        data_sha256: str,
-    ) -> None:
-        self.teacher, self.seed, self.precision = teacher, seed, precision
-        shape = (len(examples), views, teacher.embed_dim)
-        names = [example.name for example in examples]
-        drawn = (data_sha256, names, VIEWS_VERSION, canvas, shape, seed)
-        digest = hashlib.sha256(repr((teacher.sha256, precision, drawn)).encode()).hexdigest()
+    def __init__(self, root: Path, teacher: Teacher, views: ViewSet, precision: str) -> None:
+        self.teacher, self.views, self.precision, self.computed = teacher, views, precision, 0
+        shape = (*views.shape, teacher.embed_dim)
+        digest = tensors_sha256((teacher.sha256, precision, views.sha256))
         path = root / f"{digest[:32]}.f16"
-        check_room({path: 2 * math.prod(shape)}, "what the teacher sees", views)
+        check_room({path: 2 * math.prod(shape)}, "what the teacher sees", views.views)
         self._kept = sparse_array(path, np.float16, shape)
-        self.computed = 0
 
     def embeddings(self, images: Images, draws: Sequence[Draw]) -> Tensor:
         """The teacher's embeddings of some views, float32 `(N, D)`, L2-normalised."""
@@ -184,7 +164,7 @@ class TeacherCache:
 
     @torch.no_grad()
     def _compute(self, images: Images, draws: list[Draw]) -> None:
-        views, _ = images.views(draws, self.teacher.size, self.seed)
+        views, _ = images.views(draws, self.teacher.size, self.views.seed)
         device = next(self.teacher.image.parameters()).device
         lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(device.type, lower, enabled=lower is not None):
@@ -227,10 +207,5 @@ class FrozenText(nn.Module):
 
 
 def _sha256(preprocess: PreprocessSpec, *towers: nn.Module) -> str:
-    """Hash over the preprocessing, and names and values of the towers' weights."""
-    digest = hashlib.sha256(repr(preprocess).encode())
-    for tower in towers:
-        for name, value in sorted(tower.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    """Hash over the preprocessing and the towers' weights."""
+    return tensors_sha256(preprocess, *(tower.state_dict() for tower in towers))

@@ -54,7 +54,7 @@ class Trainer:
         accelerator: of this process.
         experiment: what its checkpoints belong to.
         look: draws the views, or looks up what the model's frozen stages made of them.
-        sentences: of the classes, for `config.recognition`.
+        sentences: of the classes, to recognise by; None where `config.recognition` is 0.
 
     Attributes:
         average: what is validated and kept in the end.
@@ -75,7 +75,7 @@ class Trainer:
         accelerator: Accelerator,
         experiment: str,
         look: Look,
-        sentences: ClassSentences,
+        sentences: ClassSentences | None,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
         self.look, self.sentences = look, sentences
@@ -197,7 +197,7 @@ class Trainer:
         parts = batch.split(size)
         kept = self._embed_ahead(parts) if len(parts) > 1 else []
         everyone = self._gather(batch)
-        classes = self.sentences.draw(self.step) if self.config.recognition else []
+        classes = [] if self.sentences is None else self.sentences.draw(self.step)
         for position, (views, texts) in enumerate(parts):
             last = position == len(parts) - 1
             with self._without_sync(not last):
@@ -210,7 +210,7 @@ class Trainer:
                     scale, of_classes = scale.detach(), of_classes.detach()
                 pairs = self._pairs(own[0], own[1], scale)
                 losses = self.objective(pairs, everyone, done)
-                if self.config.recognition:
+                if self.sentences is not None and everyone.classes is not None:
                     losses["recognition"] = self.config.recognition * recognition_loss(
                         pairs.images, of_classes, scale, everyone.classes, self.sentences.tasks
                     )
@@ -252,12 +252,10 @@ class Trainer:
         device = self.accelerator.device
         if teacher is not None:
             teacher = self.accelerator.gather(teacher.to(device))
-        of_captions, of_classes = relations(facts, claims), self.sentences.relations(facts)
-        return Known(
-            torch.from_numpy(of_captions).to(device),
-            teacher,
-            torch.from_numpy(of_classes).to(device),
-        )
+        classes = None
+        if self.sentences is not None:
+            classes = torch.from_numpy(relations(facts, self.sentences.claims)).to(device)
+        return Known(torch.from_numpy(relations(facts, claims)).to(device), teacher, classes)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, from the first process; an interruption leaves the old one whole."""

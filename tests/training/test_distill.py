@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from training.config import Distillation, load_config
 from training.distill import check_teacher, main
 from training.facts import Facts, relations
 from training.lanes import Draw, Lanes
-from training.learner import Batch, Images
+from training.learner import Images
 from training.losses import contrastive_loss
 from training.models import DualEncoder, ModelConfig
 from training.models.architectures import MOBILE_FETALCLIP
@@ -33,7 +35,7 @@ from training.release import Origin, load_release, save_release
 from training.session import prepare, train_and_validation
 from training.shards import read_examples, read_manifest
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
-from training.trainer import Trainer
+from training.view_set import ViewSet
 
 from open_clip import CustomTextCLIP  # isort: skip
 
@@ -87,21 +89,15 @@ def test_the_student_speaks_the_teachers_language(
 
 
 def test_a_student_cut_off_goes_on_to_the_same_weights(
-    config: Path, teacher_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path,
+    teacher_run: Path,
+    drawn: Path,
+    tmp_path: Path,
+    cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    real = Trainer._one_step
-
-    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
-        losses = real(trainer, batch)
-        if trainer.step == 7:
-            raise KeyboardInterrupt
-        return losses
-
     main(config, teacher_run, tmp_path / "whole", drawn, tmp_path / "cache")
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_step", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            main(config, teacher_run, tmp_path / "cut", drawn, tmp_path / "cache")
+    with cut_off_at(7):
+        main(config, teacher_run, tmp_path / "cut", drawn, tmp_path / "cache")
     main(config, teacher_run, tmp_path / "cut", drawn, tmp_path / "cache")
     for name in ("image_tower.safetensors", "prompts.safetensors", "model.json", "log.csv"):
         whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
@@ -146,10 +142,11 @@ def images(drawn: Path) -> Images:
 
 
 def make_cache(
-    folder: Path, images: Images, sha256: str = "a", views: int = 3, **changed: Any
+    folder: Path, images: Images, sha256: str = "a", precision: str = "no", **changed: Any
 ) -> TeacherCache:
-    settings = {"canvas": 64, "seed": 0, "precision": "no", "data_sha256": "d", **changed}
-    return TeacherCache(folder, recording_teacher(sha256), images.examples, views=views, **settings)
+    settings = {"canvas": 64, "views": 3, "seed": 0, "data_sha256": "d", **changed}
+    views = ViewSet(images.examples, **settings)
+    return TeacherCache(folder, recording_teacher(sha256), views, precision)
 
 
 def test_the_teacher_sees_every_view_once_at_its_own_size(tmp_path: Path, images: Images) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from safetensors.torch import load_file
 
 from training.frozen import KeptMaps
 from training.lanes import Draw
-from training.learner import Batch, Images
+from training.learner import Images
 from training.models import ImageTower, ModelConfig
 from training.pretrain import main
 from training.shards import read_examples
-from training.trainer import Trainer
+from training.view_set import ViewSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +52,7 @@ def images(drawn: Path) -> Images:
 
 def keep(folder: Path, tower: ImageTower, images: Images, **changed: Any) -> KeptMaps:
     settings = {"canvas": 64, "views": 3, "seed": 0, "data_sha256": "d", **changed}
-    return KeptMaps(folder, tower, images.examples, **settings)
+    return KeptMaps(folder, tower, ViewSet(images.examples, **settings))
 
 
 def frozen_names(tower: ImageTower) -> set[str]:
@@ -168,21 +169,12 @@ def test_a_run_with_frozen_stages_goes_on_to_the_same_weights(
     tmp_path: Path,
     tiny_experiment: dict[str, Any],
     tower: ImageTower,
-    monkeypatch: pytest.MonkeyPatch,
+    cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     config, cache = tmp_path / "frozen.yaml", tmp_path / "cache"
     config.write_text(yaml.safe_dump({**tiny_experiment, "frozen_stages": FROZEN}))
     main(config, tmp_path / "whole", drawn, cache=cache)
-    real = Trainer._one_step
-
-    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
-        losses = real(trainer, batch)
-        if trainer.step == 7:
-            raise KeyboardInterrupt
-        return losses
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_one_step", cut_off)
+    with cut_off_at(7):
         main(config, tmp_path / "cut", drawn, cache=cache)
     main(config, tmp_path / "cut", drawn, cache=cache)
     main(config, tmp_path / "other", drawn, cache=cache, seed=tiny_experiment["seed"] + 1)

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +118,10 @@ def test_a_run_cut_off_goes_on_to_the_same_weights(
     drawn: Path,
     experiment: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    real = Trainer._one_step
-
-    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
-        losses = real(trainer, batch)
-        if trainer.step == cut_at:  # one step after the checkpoint, which is lost
-            raise KeyboardInterrupt
-        return losses
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_step", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            main(experiment, tmp_path, drawn)
+    with cut_off_at(cut_at):  # one step after the checkpoint, which is lost
+        main(experiment, tmp_path, drawn)
     assert not (tmp_path / "model.json").exists()
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == cut_at - 1
     main(experiment, tmp_path, drawn)

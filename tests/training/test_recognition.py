@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from training.facts import CONTRADICTS, SUPPORTS, UNKNOWN, Facts
+from training.facts import CONTRADICTS, SUPPORTS, UNKNOWN, Facts, relations
 from training.losses import recognition_loss
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
 from training.recognition import ClassSentences
@@ -38,7 +38,7 @@ def test_classes_are_right_or_wrong_for_what_is_known_of_an_image() -> None:
         Facts("brain", pixel_size_mm=0.2),  # a head of HC18: its sub-plane nobody knows
         Facts(None, caption="A picture."),
     ]
-    table = sentences.relations(images)
+    table = relations(images, sentences.claims)
     right = [PLANE_PROMPTS.labels.index(name) for name in ("femur", "brain", "brain", "brain")]
     assert table[:4, planes].argmax(axis=1).tolist() == right
     assert (table[:4, planes] == SUPPORTS).sum(axis=1).tolist() == [1, 1, 1, 1]
@@ -54,22 +54,22 @@ def test_the_loss_is_the_cross_entropy_over_the_classes_of_each_task() -> None:
     rng = torch.Generator().manual_seed(0)
     images = F.normalize(torch.randn((5, 8), generator=rng), dim=-1)
     classes = F.normalize(torch.randn((7, 8), generator=rng), dim=-1)
-    relations = torch.full((5, 7), CONTRADICTS, dtype=torch.int8)
+    known = torch.full((5, 7), CONTRADICTS, dtype=torch.int8)
     planes = [2, 1, 1, 0, 3]
-    relations[range(5), planes] = SUPPORTS
-    relations[1, 4] = relations[2, 6] = SUPPORTS
-    relations[3, 4:] = UNKNOWN
+    known[range(5), planes] = SUPPORTS
+    known[1, 4] = known[2, 6] = SUPPORTS
+    known[3, 4:] = UNKNOWN
     logits = 12 * images.double().numpy() @ classes.double().numpy().T
     expected = log_loss(planes, softmax(logits[:, :4], axis=1), labels=range(4))
     expected += log_loss([0, 2], softmax(logits[1:3, 4:], axis=1), labels=range(3))
-    loss = recognition_loss(images, classes, torch.tensor(12.0), relations, TASKS)
+    loss = recognition_loss(images, classes, torch.tensor(12.0), known, TASKS)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_images_of_which_nothing_is_known_teach_nothing() -> None:
     images = F.normalize(torch.ones(2, 3), dim=-1).requires_grad_()
-    relations = torch.full((2, 7), UNKNOWN, dtype=torch.int8)
-    loss = recognition_loss(images, torch.eye(7, 3), torch.tensor(10.0), relations, TASKS)
+    known = torch.full((2, 7), UNKNOWN, dtype=torch.int8)
+    loss = recognition_loss(images, torch.eye(7, 3), torch.tensor(10.0), known, TASKS)
     loss.backward()
     assert float(loss.detach()) == 0
     assert images.grad is not None

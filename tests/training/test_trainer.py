@@ -7,7 +7,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 
 from training.config import ExperimentConfig, load_config
 from training.facts import Facts
-from training.learner import Batch, Drawn, make_batch, still_statistics
+from training.learner import Drawn, make_batch, still_statistics
 from training.models import DualEncoder, ModelConfig
 from training.objectives import Contrastive
 from training.pretrain import main
@@ -140,41 +141,27 @@ def slow_learning(tmp_path: Path, tiny_experiment: dict[str, Any]) -> dict[str, 
     return {**tiny_experiment, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
 
 
-def begin(path: Path, out: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process that is cut off in the middle of the second epoch."""
-    real = Trainer._one_step
-
-    def cut_off(trainer: Trainer, batch: Batch) -> dict[str, float]:
-        losses = real(trainer, batch)
-        if trainer.step == 4:
-            raise KeyboardInterrupt
-        return losses
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_step", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            main(path, out, data)
-    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 3
-
-
 def test_two_processes_learn_as_one_and_go_on_where_one_stopped(
     drawn: Path,
     tmp_path: Path,
     repository: Path,
     slow_learning: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(slow_learning))
-    begin(path, tmp_path / "begun", drawn, monkeypatch)
+    with cut_off_at(4):  # one process, in the middle of the second epoch
+        main(path, tmp_path / "begun", drawn)
+    begun = torch.load(tmp_path / "begun" / "checkpoint.pt", weights_only=True)
+    assert begun["step"] == 3
     for name, start in (("one", ()), ("two", LAUNCH), ("begun", LAUNCH)):
         given = ("--out", tmp_path / name, "--data", drawn)
         told = launch(repository, start, "training.pretrain", path, *given)
         assert told.count("epoch 3: loss") == 1  # one process reports
-    one, two, begun = (log_of(tmp_path / name, "loss") for name in ("one", "two", "begun"))
+    one, two, resumed = (log_of(tmp_path / name, "loss") for name in ("one", "two", "begun"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=2e-3)
-    assert begun == pytest.approx(one, rel=2e-3)
+    assert resumed == pytest.approx(one, rel=2e-3)
     assert max(one) - min(one) > 0.01  # and there was something to learn
     # What batch normalisation remembers is of the lanes of both.
     states = [load_file(tmp_path / name / "image_tower.safetensors") for name in ("one", "two")]

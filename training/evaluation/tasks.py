@@ -36,11 +36,12 @@ from training.evaluation.zero_shot import measure_recognition
 from training.prompts import PromptSet, gestational_age_prompts
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["TASKS", "Evaluation", "Results"]
+__all__ = ["RECOGNISED", "TASKS", "Evaluation", "Results", "recognise"]
 
 _SHOWN_PER_CLASS = 2
 
-_SCORED: dict[str, tuple[str, ...]] = {"planes": SCORED_PLANES, "brain_planes": BRAIN_PLANES}
+RECOGNISED: dict[str, tuple[str, ...]] = {"planes": SCORED_PLANES, "brain_planes": BRAIN_PLANES}
+"""Task of recognition -> the classes that are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,32 @@ class Results:
     tasks: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, bool] = field(default_factory=dict)
+
+
+def recognise(
+    encoder: Encoder,
+    embeddings: Embeddings,
+    examples: Sequence[Example],
+    task: str,
+    prompts: PromptSet,
+) -> dict[str, Any]:
+    """Zero-shot recognition of images, as `measure_recognition` scores it.
+
+    Args:
+        encoder: the model.
+        embeddings: `(N, D)`, what it makes of the images.
+        examples: what they show; those not labelled for the task are left out.
+        task: "planes" or "brain_planes".
+        prompts: of the classes.
+    """
+    found = measure_recognition(
+        embeddings @ encoder.embed_prompts(prompts).T,
+        prompts.labels,
+        [_label(example, task) for example in examples],
+        [example.group for example in examples],
+        RECOGNISED[task],
+    )
+    return {**found, "prompts": _describe(prompts)}
 
 
 class Evaluation:
@@ -103,18 +130,10 @@ class Evaluation:
 
     def recognise(self, task: str) -> dict[str, Any]:
         """Zero-shot planes or brain sub-planes of the test split."""
-        prompts = self._prompts.get(task) or self._encoder.prompts(task)
-        embeddings = self._encoder.embed_prompts(prompts)
         rows = self._labelled("test", task)
         examples = [self._examples["test"][row] for row in rows]
-        found = measure_recognition(
-            self._embed("test")[rows] @ embeddings.T,
-            prompts.labels,
-            [_label(example, task) for example in examples],
-            [example.group for example in examples],
-            _SCORED[task],
-        )
-        return {**found, "prompts": _describe(prompts)}
+        prompts = self._prompts.get(task) or self._encoder.prompts(task)
+        return recognise(self._encoder, self._embed("test")[rows], examples, task, prompts)
 
     def ages(self) -> dict[str, Any]:
         """Zero-shot gestational age of the test split's heads."""
@@ -156,7 +175,7 @@ class Evaluation:
         def probe(task: str) -> dict[str, Any]:
             return measure_probe(self._samples("train", task), self._samples("test", task))
 
-        parts = {task: partial(probe, task) for task in _SCORED}
+        parts = {task: partial(probe, task) for task in RECOGNISED}
         parts |= {table.name: partial(self._probe_table, table) for table in self._tables}
         return self._each("probes", parts)
 
@@ -166,9 +185,9 @@ class Evaluation:
         def curve(task: str) -> dict[str, Any]:
             return few_shot_curve(self._samples("train", task), self._samples("test", task))
 
-        curves = self._each("few_shot", {task: partial(curve, task) for task in _SCORED})
+        curves = self._each("few_shot", {task: partial(curve, task) for task in RECOGNISED})
         measured = self._results.tasks
-        flat = {task: measured[task]["macro_f1"] for task in _SCORED if task in measured}
+        flat = {task: measured[task]["macro_f1"] for task in RECOGNISED if task in measured}
         self._results.pictures["few_shot.png"] = False
         draw_few_shot(curves, flat, self._pictures / "few_shot.png")
         return curves
@@ -197,7 +216,7 @@ class Evaluation:
         # So that patients' images are not committed by mistake, wherever the output folder lies.
         (self._pictures / ".gitignore").write_text("activation_*.png\n", encoding="utf-8")
         return self._each(
-            "activations", {task: partial(self._draw, encoder, task) for task in _SCORED}
+            "activations", {task: partial(self._draw, encoder, task) for task in RECOGNISED}
         )
 
     def _draw(self, encoder: TowerEncoder, task: str) -> dict[str, Any]:
@@ -206,7 +225,7 @@ class Evaluation:
         embeddings = encoder.embed_prompts(prompts)
         rows, test = self._labelled("test", task), self._examples["test"]
         images = []
-        for name in _SCORED[task]:
+        for name in RECOGNISED[task]:
             chosen = [row for row in rows if _label(test[row], task) == name]
             for row in chosen[:_SHOWN_PER_CLASS]:
                 best = int((embeddings @ self._embed("test")[row]).argmax())
@@ -253,11 +272,11 @@ class Evaluation:
         rows = [
             row
             for row, example in enumerate(self._examples.get(split, ()))
-            if _label(example, task) in _SCORED[task]
+            if _label(example, task) in RECOGNISED[task]
         ]
         if not rows:
             raise NotMeasurableError(
-                f"the {split} split has no image labelled with any of {', '.join(_SCORED[task])}"
+                f"the {split} split has no image labelled with any of {', '.join(RECOGNISED[task])}"
             )
         return rows
 
