@@ -118,8 +118,8 @@ class ExperimentConfig:
         stages: epochs at one image size after another.
         model: shape of what is trained, or which of the published architectures.
         start: the first weights: "imagenet" (image tower of our own shapes alone), "random", or a
-            path: of a run's folder, or, for a published architecture, of its file. A student
-            starts from "imagenet".
+            path: of a run's folder, or, for a published architecture, of its file. A student, and
+            a model whose start has no text tower, take the backbone of a run alone.
         frozen_stages: stages of the image tower, and its stem, that stay as they began; of our
             own shapes alone. It halves the time of a step on a CPU.
         recognition: weight of recognising planes and sub-planes by their prompts, beside the
@@ -209,11 +209,6 @@ class ExperimentConfig:
                 "a student must be of our own shapes: give model a backbone, not published",
                 self.model.published,
             )
-        _require(
-            self.distillation is None or self.start == "imagenet",
-            'a student starts from "imagenet": leave start out',
-            self.start,
-        )
         _require(self.frozen_stages >= 0, "frozen_stages must be 0 or more", self.frozen_stages)
         _require(
             self.frozen_stages == 0

@@ -22,13 +22,14 @@ from training.objectives import Distilling
 from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
 from training.release import Origin
 from training.session import Session, prepare
+from training.starting import begin_tower, check_start, origin_of_student
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 
 __all__ = ["main"]
 
 
 def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
-    """A student that starts from ImageNet and speaks the teacher's language.
+    """A student that speaks the teacher's language.
 
     The length of its embedding and the shape of its text tower are the teacher's, whatever the
     configuration says.
@@ -38,8 +39,7 @@ def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
     own = config.model.to_dict()
     shape = ModelConfig(**{**own, **teacher.text_shape, "embed_dim": teacher.embed_dim})
     student = DualEncoder(shape, text=FrozenText(teacher.text))
-    student.image.load_imagenet()
-    student.image.freeze(config.frozen_stages)
+    begin_tower(student.image, config)
     return student
 
 
@@ -89,12 +89,15 @@ def main(
         )
         teacher = load_teacher(teacher_path, architecture)
         check_teacher(session, teacher)
+        check_start(session.config, session.held_out, session.data_sha256)
+        origin = origin_of_student(
+            session.config,
+            Origin("distill", teacher.license, teacher.name, teacher.credit, session.data_sha256),
+        )
         teacher.image.to(session.accelerator.device)
         objective = make_objective(session, teacher)
         run = session.start(make_student(session.config, teacher), objective)
     if run is not None:
-        learned_from = session.data_sha256
-        origin = Origin("distill", teacher.license, teacher.name, teacher.credit, learned_from)
         with told(console, 1, OSError, FloatingPointError):
             run.to_end(origin)
 

@@ -8,13 +8,21 @@ from pathlib import Path
 import torch
 
 from training.config import ExperimentConfig, PublishedConfig
-from training.models import PUBLISHED, DualEncoder, ImageTextModel, ModelConfig, PublishedModel
+from training.models import (
+    PUBLISHED,
+    DualEncoder,
+    ImageTextModel,
+    ImageTower,
+    PublishedModel,
+)
 from training.models.untrained import untrained_model
-from training.release import Origin, load_published, load_release
+from training.release import Origin, Release, load_published, load_release
 
-__all__ = ["check_start", "first_model", "origin_of"]
+__all__ = ["begin_tower", "check_start", "first_model", "origin_of", "origin_of_student"]
 
 _NO_PATH = ("imagenet", "random")
+
+_OURS = "Apache-2.0"  # binds nobody
 
 
 def first_model(config: ExperimentConfig) -> ImageTextModel:
@@ -31,12 +39,34 @@ def first_model(config: ExperimentConfig) -> ImageTextModel:
             return untrained_model(config.model.published)
         return _published_start(config.model.published, Path(config.start)).requires_grad_(True)
     model = DualEncoder(config.model)
-    if config.start == "imagenet":
-        model.image.load_imagenet()
-    elif config.start != "random":
-        _load_run(model, config.model, Path(config.start))
-    model.image.freeze(config.frozen_stages)
+    if config.start not in _NO_PATH and (run := load_release(Path(config.start))).text is not None:
+        _load_run(model, config, run)
+        model.image.freeze(config.frozen_stages)
+    else:
+        begin_tower(model.image, config)
     return model
+
+
+def begin_tower(tower: ImageTower, config: ExperimentConfig) -> None:
+    """Give an image tower its first weights, when its text tower is another or a new one.
+
+    Of a run the backbone is taken alone: its projection leads to the space of its own text tower.
+
+    Raises:
+        FileNotFoundError: there is nothing at `config.start`.
+        ValueError: what lies there is of another backbone, or there are no ImageNet weights.
+    """
+    if config.start == "imagenet":
+        tower.load_imagenet()
+    elif config.start != "random":
+        run = load_release(Path(config.start))
+        if run.config.backbone != tower.config.backbone:
+            raise ValueError(
+                f"start: {config.start} holds {run.config.backbone}, the experiment wants "
+                f"{tower.config.backbone}"
+            )
+        tower.backbone.load_state_dict(run.tower.backbone.state_dict())
+    tower.freeze(config.frozen_stages)
 
 
 def _published_start(name: str, path: Path) -> PublishedModel:
@@ -58,16 +88,16 @@ def _first_run(config: ExperimentConfig) -> tuple[Origin, frozenset[str]] | None
     return release.origin, release.held_out
 
 
-def _load_run(model: DualEncoder, shape: ModelConfig, folder: Path) -> None:
-    release = load_release(folder)
-    if release.text is None:
-        raise ValueError(f"start: {folder} has no text tower to go on from")
-    if release.config != shape:
-        raise ValueError(f"start: {folder} holds {release.config}, the experiment wants {shape}")
-    model.image.load_state_dict(release.tower.state_dict())
-    model.text.load_state_dict(release.text.state_dict())
+def _load_run(model: DualEncoder, config: ExperimentConfig, run: Release) -> None:
+    assert run.text is not None
+    if run.config != config.model:
+        raise ValueError(
+            f"start: {config.start} holds {run.config}, the experiment wants {config.model}"
+        )
+    model.image.load_state_dict(run.tower.state_dict())
+    model.text.load_state_dict(run.text.state_dict())
     with torch.no_grad():
-        model.log_scale.fill_(release.scale).log_()
+        model.log_scale.fill_(run.scale).log_()
 
 
 def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256: str) -> None:
@@ -97,3 +127,27 @@ def origin_of(config: ExperimentConfig, model: ImageTextModel, data_sha256: str)
         credit = f"{model.credit}, {model.url}"
         return Origin("pretrain", model.license, model.name, credit, data_sha256)
     return Origin("pretrain", data_sha256=data_sha256)
+
+
+def origin_of_student(config: ExperimentConfig, taught: Origin) -> Origin:
+    """Where a student comes from: what its teacher says, bound by what it began with as well.
+
+    Args:
+        config: the experiment.
+        taught: licence, name and credit of its teacher.
+
+    Raises:
+        ValueError: teacher and first weights carry different licences that both bind.
+    """
+    if (first := _first_run(config)) is None:
+        return taught
+    began = first[0]
+    licenses = {began.license, taught.license} - {_OURS} or {_OURS}
+    if len(licenses) > 1:
+        raise ValueError(
+            f"start: {config.start} is under {began.license} and the teacher under "
+            f"{taught.license}; a student cannot be bound by both"
+        )
+    named = [c for c in (taught.teacher_credit, began.teacher_credit) if c is not None]
+    credit = "; ".join(dict.fromkeys(named)) or None
+    return replace(taught, license=licenses.pop(), teacher_credit=credit)

@@ -88,6 +88,43 @@ def test_the_student_speaks_the_teachers_language(
     assert float(log[1]["features"]) < float(log[0]["features"])
 
 
+def test_a_student_goes_on_from_a_run(
+    config: Path, teacher_run: Path, drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    # Given a run whose patients held out are those of the experiment, and one that learned of all
+    begun = DualEncoder(ModelConfig(**tiny_experiment["model"])).eval()
+    data = read_manifest(drawn)["sha256"]
+    for name, held_out in (("fair", load_release(teacher_run).held_out), ("unfair", set())):
+        (tmp_path / name).mkdir()
+        save_release(
+            tmp_path / name, begun, {}, held_out, Origin("pretrain", "CC0-1.0", data_sha256=data)
+        )
+    values = yaml.safe_load(config.read_text())
+    for name in ("fair", "unfair"):
+        (tmp_path / f"{name}.yaml").write_text(
+            yaml.safe_dump({**values, "frozen_stages": 3, "start": str(tmp_path / name)})
+        )
+    # When a student begins with it
+    main(tmp_path / "fair.yaml", teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
+    # Then frozen stages are those of the run, and its licence binds the student
+    student = load_release(tmp_path / "run")
+    first, last = (
+        m.backbone.blocks[k].state_dict() for m, k in ((begun.image, 2), (begun.image, 6))
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(
+            student.tower.backbone.blocks[2].state_dict()[name], value, rtol=1e-3, atol=1e-3
+        )
+    assert any(
+        not torch.allclose(student.tower.backbone.blocks[6].state_dict()[name], value, atol=1e-3)
+        for name, value in last.items()
+    )
+    assert (student.origin.license, student.origin.teacher) == ("CC0-1.0", "tf_efficientnet_lite0")
+    # And the other is refused
+    with pytest.raises(typer.Exit):
+        main(tmp_path / "unfair.yaml", teacher_run, tmp_path / "no", drawn, tmp_path / "cache")
+
+
 def test_a_student_cut_off_goes_on_to_the_same_weights(
     config: Path,
     teacher_run: Path,

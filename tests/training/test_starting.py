@@ -12,12 +12,18 @@ import typer
 import yaml
 
 from training.config import ExperimentConfig, PublishedConfig, load_config
-from training.models import DualEncoder, ModelConfig, PublishedModel, load_mobile_fetalclip
+from training.models import (
+    DualEncoder,
+    ImageTower,
+    ModelConfig,
+    PublishedModel,
+    load_mobile_fetalclip,
+)
 from training.models.untrained import as_published, untrained_model
 from training.pretrain import main
 from training.release import Origin, load_published, load_release, save_release
 from training.shards import read_manifest
-from training.starting import first_model, origin_of
+from training.starting import begin_tower, first_model, origin_of, origin_of_student
 from training.teacher import load_teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,13 +102,82 @@ def test_a_run_that_learned_from_those_held_out_is_no_start(
     assert ("batch_size must be at most" in told) != same_data
 
 
-def test_a_student_starts_from_imagenet_alone(
+def without_text(folder: Path, shape: ModelConfig, origin: Origin) -> DualEncoder:
+    """A trained image tower whose text tower has not been kept."""
+    torch.manual_seed(9)
+    trained = DualEncoder(shape).eval()
+    save_release(folder, trained, {}, {"planes/1"}, origin)
+    (folder / "text_tower.safetensors").unlink()
+    return trained
+
+
+def test_a_run_without_its_text_tower_lends_its_backbone(
     tmp_path: Path, tiny_experiment: dict[str, Any]
 ) -> None:
-    values = {**tiny_experiment, "distillation": {"logits": 1.0, "features": 1.0}}
-    assert configured(tmp_path, values).start == "imagenet"
-    with pytest.raises(ValueError, match="leave start out, not 'random'"):
-        configured(tmp_path, {**values, "start": "random"})
+    shape = ModelConfig(**{**tiny_experiment["model"], "embed_dim": 8})
+    trained = without_text(tmp_path, shape, Origin("pretrain"))
+    config = configured(tmp_path, {**tiny_experiment, "start": str(tmp_path), "frozen_stages": 2})
+    model = first_model(config)
+    assert isinstance(model, DualEncoder)
+    assert model.image.projection.out_features == tiny_experiment["model"]["embed_dim"] != 8
+    for name, value in trained.image.backbone.state_dict().items():
+        begun = model.image.backbone.state_dict()[name]
+        torch.testing.assert_close(begun, value, rtol=1e-3, atol=1e-3, msg=name)
+    learns = {name.split(".")[1] for name, p in model.image.named_parameters() if p.requires_grad}
+    assert learns == {"blocks", "conv_head", "bn2", "weight"}
+
+
+def test_a_student_starts_from_a_backbone_that_fits(
+    tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    shape = ModelConfig(**{**tiny_experiment["model"], "backbone": "tf_efficientnet_lite1"})
+    without_text(tmp_path, shape, Origin("pretrain"))
+    distillation = {"logits": 1.0, "features": 1.0}
+    config = configured(
+        tmp_path, {**tiny_experiment, "start": str(tmp_path), "distillation": distillation}
+    )
+    tower = ImageTower(ModelConfig(**tiny_experiment["model"]))
+    with pytest.raises(ValueError, match="_lite1, the experiment wants tf_efficientnet_lite0"):
+        begin_tower(tower, config)
+
+
+OURS, FETALCLIP, ANOTHER = (
+    Origin("distill", teacher="teacher"),
+    Origin("distill", "CC-BY-NC-4.0", "fetalclip", "Maani et al."),
+    Origin("distill", "GPL-3.0", "another", "Somebody"),
+)
+
+
+@pytest.mark.parametrize(
+    ("began", "taught", "bound"),
+    [
+        (OURS, OURS, OURS),
+        (OURS, FETALCLIP, FETALCLIP),
+        (FETALCLIP, FETALCLIP, FETALCLIP),
+        (FETALCLIP, OURS, replace(FETALCLIP, teacher="teacher")),
+    ],
+)
+def test_a_student_is_bound_by_its_teacher_and_by_its_start(
+    began: Origin,
+    taught: Origin,
+    bound: Origin,
+    tmp_path: Path,
+    tiny_experiment: dict[str, Any],
+) -> None:
+    without_text(tmp_path, ModelConfig(**tiny_experiment["model"]), began)
+    config = configured(tmp_path, {**tiny_experiment, "start": str(tmp_path)})
+    assert origin_of_student(config, taught) == bound
+    from_imagenet = configured(tmp_path, tiny_experiment)
+    assert origin_of_student(from_imagenet, taught) == taught
+
+
+def test_two_licences_that_both_bind_are_refused(
+    tmp_path: Path, tiny_experiment: dict[str, Any]
+) -> None:
+    without_text(tmp_path, ModelConfig(**tiny_experiment["model"]), FETALCLIP)
+    config = configured(tmp_path, {**tiny_experiment, "start": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"under CC-BY-NC-4\.0 and the teacher under GPL-3\.0"):
+        origin_of_student(config, ANOTHER)
 
 
 def test_random_weights_are_the_seeds(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
