@@ -305,6 +305,11 @@ def test_a_file_that_does_not_fit_is_refused_with_all_that_differs(tmp_path: Pat
         "2 wrong shapes: positional_embedding is (77, 768), not (117, 768), "
         "visual.proj is (1024, 768) torch.int8, not (1024, 768)"
     )
+    differences = refusal.value.differences
+    assert differences is not None
+    assert len(differences.missing) == 12
+    assert differences.missing[-1] == "transformer.resblocks.11.ln_2.bias"
+    assert differences.unexpected == ("visual.extra",)
 
 
 def test_the_other_models_file_is_recognised(tmp_path: Path) -> None:

@@ -20,7 +20,15 @@ _LISTED = 10
 
 
 class WeightsError(ValueError):
-    """A file of weights cannot be read as tensors alone, or does not fit the model."""
+    """A file of weights cannot be read as tensors alone, or does not fit the model.
+
+    Attributes:
+        differences: all of them, where it does not fit; the message has the first ten of a kind.
+    """
+
+    def __init__(self, message: str, differences: Differences | None = None) -> None:
+        super().__init__(message)
+        self.differences = differences
 
 
 def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:

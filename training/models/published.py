@@ -128,7 +128,8 @@ def _load(architecture: Architecture, path: str | PathLike[str]) -> PublishedMod
     if differences := compare(architecture.wanted(), found):
         raise WeightsError(
             f"{path} does not fit {architecture.title}{_hint(architecture, tensors)}.\n"
-            f"{differences}"
+            f"{differences}",
+            differences,
         )
     return _build(architecture, found)
 
