@@ -1,4 +1,4 @@
-"""Distil a teacher into a student: `python -m training.distill CONFIG --teacher TEACHER --out RUN`.
+"""Distil teachers into a student: `python -m training.distill CONFIG --teacher TEACHER --out RUN`.
 
 The student is an image tower of its own that learns to embed into the teacher's space: the
 teacher's text tower, which never goes to the probe, embeds captions and prompts for both. What
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from training.config import ExperimentConfig
+from training.ensemble import as_one, sample_captions
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
 from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
@@ -27,12 +28,14 @@ from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 
 __all__ = ["main"]
 
+_SAMPLE = 1024  # captions that tell what sentences can say
+
 
 def make_student(config: ExperimentConfig, teacher: Teacher) -> DualEncoder:
     """A student that speaks the teacher's language.
 
     The length of its embedding and the shape of its text tower are the teacher's, whatever the
-    configuration says.
+    configuration says; only where several teach, it says the length.
     """
     torch.manual_seed(config.seed)  # the same first weights in every process
     assert isinstance(config.model, ModelConfig)
@@ -65,11 +68,12 @@ def check_teacher(session: Session, teacher: Teacher) -> None:
 
 def main(
     config_path: Config,
-    teacher_path: Annotated[
-        Path,
+    teacher_paths: Annotated[
+        list[Path],
         typer.Option(
             "--teacher",
-            help="folder written by training.pretrain, or FetalCLIP's published weights (.pt)",
+            help="folder written by training.pretrain, or FetalCLIP's published weights (.pt); "
+            "several, each with a --teacher of its own, teach what they say on average",
         ),
     ],
     out: Out,
@@ -87,8 +91,10 @@ def main(
         session = prepare(
             config_path, out, data, cache, prompts or (), console, distilling=True, seed=seed
         )
-        teacher = load_teacher(teacher_path, architecture)
-        check_teacher(session, teacher)
+        teachers = [load_teacher(path, architecture) for path in teacher_paths]
+        for one in teachers:
+            check_teacher(session, one)
+        teacher = _together(session, teachers)
         check_start(session.config, session.held_out, session.data_sha256)
         origin = origin_of_student(
             session.config,
@@ -100,6 +106,18 @@ def main(
     if run is not None:
         with told(console, 1, OSError, FloatingPointError):
             run.to_end(origin)
+
+
+def _together(session: Session, teachers: list[Teacher]) -> Teacher:
+    assert isinstance(session.config.model, ModelConfig)
+    captions = sample_captions([example.facts for example in session.learn], _SAMPLE)
+    prompts = [
+        text
+        for prompt_set in session.prompts.values()
+        for texts in prompt_set.prompts.values()
+        for text in texts
+    ]
+    return as_one(teachers, [*prompts, *captions], session.config.model.embed_dim)
 
 
 def make_objective(session: Session, teacher: Teacher) -> Distilling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -31,9 +31,20 @@ from training.models.untrained import as_published
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, PromptSet
 from training.zero_shot import embed_prompts
 
-__all__ = ["PROMPTS", "Origin", "Release", "load_published", "load_release", "save_release"]
+__all__ = [
+    "PROMPTS",
+    "Origin",
+    "Release",
+    "binding_license",
+    "joint_credit",
+    "load_published",
+    "load_release",
+    "save_release",
+]
 
 WEIGHTS = "weights.pt"
+
+_OURS = "Apache-2.0"
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,10 +67,27 @@ class Origin:
     """
 
     method: str
-    license: str = "Apache-2.0"
+    license: str = _OURS
     teacher: str | None = None
     teacher_credit: str | None = None
     data_sha256: str | None = None
+
+
+def binding_license(licenses: Collection[str]) -> str:
+    """The licence of what is made from weights under these; ours binds nobody.
+
+    Raises:
+        ValueError: two different ones bind.
+    """
+    binding = sorted(set(licenses) - {_OURS})
+    if len(binding) > 1:
+        raise ValueError(f"weights under {' and '.join(binding)} cannot go into one model")
+    return binding[0] if binding else _OURS
+
+
+def joint_credit(credits_: Sequence[str | None]) -> str | None:
+    """All who are to be credited, each once; None where nobody is."""
+    return "; ".join(dict.fromkeys(c for c in credits_ if c is not None)) or None
 
 
 @dataclass(frozen=True, slots=True)

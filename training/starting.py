@@ -16,13 +16,18 @@ from training.models import (
     PublishedModel,
 )
 from training.models.untrained import untrained_model
-from training.release import Origin, Release, load_published, load_release
+from training.release import (
+    Origin,
+    Release,
+    binding_license,
+    joint_credit,
+    load_published,
+    load_release,
+)
 
 __all__ = ["begin_tower", "check_start", "first_model", "origin_of", "origin_of_student"]
 
 _NO_PATH = ("imagenet", "random")
-
-_OURS = "Apache-2.0"  # binds nobody
 
 
 def first_model(config: ExperimentConfig) -> ImageTextModel:
@@ -142,12 +147,8 @@ def origin_of_student(config: ExperimentConfig, taught: Origin) -> Origin:
     if (first := _first_run(config)) is None:
         return taught
     began = first[0]
-    licenses = {began.license, taught.license} - {_OURS} or {_OURS}
-    if len(licenses) > 1:
-        raise ValueError(
-            f"start: {config.start} is under {began.license} and the teacher under "
-            f"{taught.license}; a student cannot be bound by both"
-        )
-    named = [c for c in (taught.teacher_credit, began.teacher_credit) if c is not None]
-    credit = "; ".join(dict.fromkeys(named)) or None
-    return replace(taught, license=licenses.pop(), teacher_credit=credit)
+    return replace(
+        taught,
+        license=binding_license([taught.license, began.license]),
+        teacher_credit=joint_credit([taught.teacher_credit, began.teacher_credit]),
+    )

@@ -68,7 +68,7 @@ def config(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
 def test_the_student_speaks_the_teachers_language(
     config: Path, teacher_run: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    main(config, teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
+    main(config, [teacher_run], tmp_path / "run", drawn, tmp_path / "cache")
     teacher, student = load_release(teacher_run), load_release(tmp_path / "run")
     assert student.config.embed_dim == 24
     learned_from = read_manifest(drawn)["sha256"]
@@ -105,7 +105,7 @@ def test_a_student_goes_on_from_a_run(
             yaml.safe_dump({**values, "frozen_stages": 3, "start": str(tmp_path / name)})
         )
     # When a student begins with it
-    main(tmp_path / "fair.yaml", teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
+    main(tmp_path / "fair.yaml", [teacher_run], tmp_path / "run", drawn, tmp_path / "cache")
     # Then frozen stages are those of the run, and its licence binds the student
     student = load_release(tmp_path / "run")
     first, last = (
@@ -122,7 +122,7 @@ def test_a_student_goes_on_from_a_run(
     assert (student.origin.license, student.origin.teacher) == ("CC0-1.0", "tf_efficientnet_lite0")
     # And the other is refused
     with pytest.raises(typer.Exit):
-        main(tmp_path / "unfair.yaml", teacher_run, tmp_path / "no", drawn, tmp_path / "cache")
+        main(tmp_path / "unfair.yaml", [teacher_run], tmp_path / "no", drawn, tmp_path / "cache")
 
 
 def test_a_student_cut_off_goes_on_to_the_same_weights(
@@ -132,10 +132,10 @@ def test_a_student_cut_off_goes_on_to_the_same_weights(
     tmp_path: Path,
     cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    main(config, teacher_run, tmp_path / "whole", drawn, tmp_path / "cache")
+    main(config, [teacher_run], tmp_path / "whole", drawn, tmp_path / "cache")
     with cut_off_at(7):
-        main(config, teacher_run, tmp_path / "cut", drawn, tmp_path / "cache")
-    main(config, teacher_run, tmp_path / "cut", drawn, tmp_path / "cache")
+        main(config, [teacher_run], tmp_path / "cut", drawn, tmp_path / "cache")
+    main(config, [teacher_run], tmp_path / "cut", drawn, tmp_path / "cache")
     for name in ("image_tower.safetensors", "prompts.safetensors", "model.json", "log.csv"):
         whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert whole.read_bytes() == cut.read_bytes(), name
@@ -328,7 +328,7 @@ def test_bad_teachers_and_configurations_end_with_a_message_and_code_2(
         (small, teacher_run, "fetalclip", "canvas must be at least the 64 pixels"),
     ):
         with pytest.raises(typer.Exit) as exit_:
-            main(path, teacher, tmp_path / "out", drawn, tmp_path / "cache", architecture)
+            main(path, [teacher], tmp_path / "out", drawn, tmp_path / "cache", architecture)
         assert exit_.value.exit_code == 2
         assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "experiment.json").exists()
@@ -361,7 +361,7 @@ def test_another_teacher_does_not_take_over_a_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    main(config, teacher_run, tmp_path / "run", drawn, tmp_path / "cache")
+    main(config, [teacher_run], tmp_path / "run", drawn, tmp_path / "cache")
     (tmp_path / "run" / "model.json").unlink()  # as if it had been killed just before
     other = tmp_path / "other"
     shutil.copytree(teacher_run, other)
@@ -369,7 +369,7 @@ def test_another_teacher_does_not_take_over_a_run(
     first = next(iter(weights))
     save_file({**weights, first: weights[first] + 0.5}, other / "text_tower.safetensors")
     with pytest.raises(typer.Exit) as exit_:
-        main(config, other, tmp_path / "run", drawn, tmp_path / "cache")
+        main(config, [other], tmp_path / "run", drawn, tmp_path / "cache")
     assert exit_.value.exit_code == 2
     assert "prompts or teacher" in " ".join(capsys.readouterr().err.split())
 
@@ -382,7 +382,7 @@ def test_a_student_of_published_weights_is_bound_by_their_licence(
     torch.save(CustomTextCLIP(**MOBILE_FETALCLIP.config).half().state_dict(), weights)
     values = {**yaml.safe_load(config.read_text()), "canvas": 256, "views": 1}
     config.write_text(yaml.safe_dump({**values, "stages": [{"epochs": 1, "image_size": 64}]}))
-    main(config, weights, tmp_path / "run", drawn, tmp_path / "cache", "mobile-fetalclip")
+    main(config, [weights], tmp_path / "run", drawn, tmp_path / "cache", "mobile-fetalclip")
     student = load_release(tmp_path / "run")
     assert student.config.embed_dim == 512
     assert student.origin.license == "CC-BY-NC-4.0"
