@@ -124,6 +124,8 @@ class ExperimentConfig:
             own shapes alone. It halves the time of a step on a CPU.
         recognition: weight of recognising planes and sub-planes by their prompts, beside the
             captions; 0 leaves it out.
+        sub_plane_balance: by recognition common sub-planes are favoured as much as they are common
+            (0), not at all (1), or something in between.
         sub_plane_draws: how many times as often images labelled with a brain sub-plane are drawn
             as they would be.
         distillation: for `training.distill`.
@@ -149,6 +151,7 @@ class ExperimentConfig:
     start: str = "imagenet"
     frozen_stages: int = 0
     recognition: float = 0.0
+    sub_plane_balance: float = 0.0
     sub_plane_draws: float = 1.0
     distillation: Distillation | None = None
 
@@ -218,6 +221,11 @@ class ExperimentConfig:
         )
         _require(
             0 <= self.recognition < math.inf, "recognition must be 0 or more", self.recognition
+        )
+        _require(
+            0 <= self.sub_plane_balance <= 1,
+            "sub_plane_balance must lie between 0 and 1",
+            self.sub_plane_balance,
         )
         _require(
             0 < self.sub_plane_draws < math.inf,

@@ -42,7 +42,12 @@ def _one_way(logits: Tensor, relations: Tensor) -> Tensor:
 
 
 def recognition_loss(
-    images: Tensor, classes: Tensor, scale: Tensor, relations: Tensor, tasks: Sequence[slice]
+    images: Tensor,
+    classes: Tensor,
+    scale: Tensor,
+    relations: Tensor,
+    tasks: Sequence[slice],
+    offsets: Tensor,
 ) -> Tensor:
     """Cross entropy of zero-shot recognition: each image among the sentences of the classes.
 
@@ -52,11 +57,13 @@ def recognition_loss(
         scale: the logit scale.
         relations: int `(B, C)` from `training.facts.relations`.
         tasks: which columns compete. An image counts for a task that it is labelled for.
+        offsets: `(C,)`, added to the logits while learning alone: what common classes are given
+            here, the embeddings need not give them.
 
     Returns:
         The loss, a scalar: of every task the mean over its images, added up.
     """
-    logits = (scale * images @ classes.T).float()
+    logits = (scale * images @ classes.T).float() + offsets
     loss = 0 * logits.sum()  # with no image labelled, there is nothing to learn
     for task in tasks:
         right = relations[:, task] == SUPPORTS

@@ -103,12 +103,17 @@ class Session:
             self.accelerator,
             folder.experiment,
             self._look(model),
-            ClassSentences(self.prompts, self.config.seed) if self.config.recognition else None,
+            self._sentences() if self.config.recognition else None,
         )
         self._resume(trainer, folder)
         held = self.held if self.accelerator.is_main_process else []
         validation = Validation(held, model.preprocess.size, self.prompts)
         return Run(self, trainer, validation, folder)
+
+    def _sentences(self) -> ClassSentences:
+        known = [example.facts for example in self.learn]
+        config = self.config
+        return ClassSentences(self.prompts, config.seed, known, config.sub_plane_balance)
 
     def _look(self, model: ImageTextModel) -> Look:
         """How views are looked at: through what stages that are frozen made of them, if any are.

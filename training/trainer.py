@@ -212,7 +212,12 @@ class Trainer:
                 losses = self.objective(pairs, everyone, done)
                 if self.sentences is not None and everyone.classes is not None:
                     losses["recognition"] = self.config.recognition * recognition_loss(
-                        pairs.images, of_classes, scale, everyone.classes, self.sentences.tasks
+                        pairs.images,
+                        of_classes,
+                        scale,
+                        everyone.classes,
+                        self.sentences.tasks,
+                        torch.tensor(self.sentences.offsets, device=of_classes.device),
                     )
                 self.accelerator.backward(sum(losses.values(), start=torch.zeros(())))
         return {name: float(value.detach()) for name, value in losses.items()}

@@ -56,7 +56,8 @@ def make_trainer(drawn: Path, folder: Path, values: dict[str, Any]) -> Trainer:
     torch.manual_seed(0)
     model = DualEncoder(config.model)
     accelerator = start_accelerator(config, folder)
-    sentences = ClassSentences(PROMPTS, config.seed) if config.recognition else None
+    known = [example.facts for example in learn]
+    sentences = ClassSentences(PROMPTS, config.seed, known, 1.0) if config.recognition else None
     return Trainer(
         config,
         model,
