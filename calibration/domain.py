@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-__all__ = ["DomainModel", "distance_threshold", "fit_domain"]
+__all__ = ["Domain", "DomainModel", "distance_threshold", "fit_domain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,35 @@ class DomainModel:
         squared = ((white[:, None] - centres[None]) ** 2).sum(axis=2)
         nearest: NDArray[np.float32] = np.sqrt(squared.min(axis=1))
         return nearest
+
+    def scaled(self, unit: float) -> DomainModel:
+        """The same with distances in units of `unit`, to be added to others."""
+        return DomainModel(self.means, self.whitening / np.float32(unit))
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What fetal ultrasound looks like at several depths of the encoder.
+
+    Attributes:
+        parts: name of an output of the graph -> what it is like.
+    """
+
+    parts: Mapping[str, DomainModel]
+
+    def distances(self, outputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Sum `(N,)` of the distances that each part finds in its output `(N, length)`."""
+        found = [part.distances(outputs[name]) for name, part in self.parts.items()]
+        total: NDArray[np.float32] = np.sum(found, axis=0)
+        return total
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """As a bundle holds it: `means` and `whitening` of every output."""
+        return {
+            f"{name}.{what}": tensor
+            for name, part in self.parts.items()
+            for what, tensor in (("means", part.means), ("whitening", part.whitening))
+        }
 
 
 def fit_domain(embeddings: NDArray[np.float32], kinds: Sequence[Hashable]) -> DomainModel:

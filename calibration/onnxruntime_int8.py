@@ -19,7 +19,7 @@ from onnxruntime.quantization import (
 )
 
 from calibration.bias_correction import correct_biases
-from export.graph import dequantised_input, with_grey_levels
+from export.graph import OUTPUT, dequantised_input, with_grey_levels
 
 __all__ = ["quantise"]
 
@@ -56,12 +56,28 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _left_in_float32(graph: onnx.GraphProto) -> list[str]:
+    """Names of the head's nodes, and of those that work for the domain features alone."""
+    embeds = _ancestors(graph, OUTPUT)
+    return [node.name for node in graph.node if node.op_type in _HEAD or node.name not in embeds]
+
+
+def _ancestors(graph: onnx.GraphProto, output: str) -> set[str]:
+    """Names of the nodes that an output depends on."""
+    needed, names = {output}, set()
+    for node in reversed(graph.node):  # sorted: what a node needs comes before it
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            names.add(node.name)
+    return names
+
+
 def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
     """Write the U8S8 graph of a float32 core.
 
-    Pooling and projection stay in float32. Where the mean is a whole grey level, the normalisation
-    is the quantisation of the input, and the frame's bytes go into the first convolution as they
-    are.
+    Pooling, projection and what the domain alone needs stay in float32. Where the mean is a whole
+    grey level, the normalisation is the quantisation of the input, and the frame's bytes go into
+    the first convolution as they are.
 
     Weights have seven bits. Processors without VNNI (AVX2 alone) add two products of uint8 and int8
     in 16 bits, where eight bits overflow and are cut off without a word; seven do not. The mean
@@ -92,7 +108,7 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[n.name for n in onnx.load(core).graph.node if n.op_type in _HEAD],
+            nodes_to_exclude=_left_in_float32(onnx.load(core).graph),
             extra_options={"TensorQuantOverrides": overrides} if exact else {},
         )
     quantised = onnx.load(out)

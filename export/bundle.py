@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +28,9 @@ from calibration.onnxruntime_int8 import quantise
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, fit
-from export.graph import export_core, with_grey_levels
+from export.graph import OUTPUT, export_core, with_grey_levels
 from export.manifest import describe, write_checksums
-from export.measure import embed, one_thread_session, paired_latency
+from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
     count_withheld,
     measure_confidence,
@@ -107,16 +107,16 @@ def export_bundle(
             "fp32": one_thread_session(graphs.fp32),
             "int8": one_thread_session(graphs.int8),
         }
-        held_embeddings = _embed_both(sessions, validation, "validation")
-        judged = measure_precisions(held_embeddings, examples.held, release)
+        held = _encode_both(sessions, validation, "validation")
+        judged = measure_precisions(held, examples.held, release)
         _gate(judged)
         # Captions alone do not say which kind of image is which.
         labelled = [example for example in examples.learned if example.facts.plane is not None]
         fitted = fit(
             labelled,
-            embed(sessions["int8"], _read(labelled, release).pixels, "training images"),
+            encode(sessions["int8"], _read(labelled, release).pixels, "training images"),
             examples.held,
-            held_embeddings["int8"],
+            held["int8"],
             release,
         )
         metrics = _measure(sessions, examples, release, fitted)
@@ -163,11 +163,11 @@ def _make_graphs(release: Release, frames: NDArray[np.uint8], work: Path) -> Exp
     return Exported(fp32, int8)
 
 
-def _embed_both(
+def _encode_both(
     sessions: dict[str, ort.InferenceSession], frames: Frames, title: str
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Encoded]:
     return {
-        precision: embed(session, frames.pixels, f"{title}, {precision}")
+        precision: encode(session, frames.pixels, f"{title}, {precision}")
         for precision, session in sessions.items()
     }
 
@@ -180,13 +180,14 @@ def _measure(
 ) -> dict[str, Any]:
     """Accuracy, confidence and speed of both precisions on the test patients."""
     test = _read(examples.tests, release)
-    embeddings = _embed_both(sessions, test, "test")
-    metrics = measure_precisions(embeddings, test.examples, release)
-    metrics["int8"] |= measure_confidence(embeddings["int8"], test.examples, release, fitted)
-    metrics["int8"]["withheld"] = count_withheld(embeddings["int8"], test.examples, fitted)
+    encoded = _encode_both(sessions, test, "test")
+    metrics = measure_precisions(encoded, test.examples, release)
+    int8 = encoded["int8"]
+    metrics["int8"] |= measure_confidence(int8[OUTPUT], test.examples, release, fitted)
+    metrics["int8"]["withheld"] = count_withheld(int8, test.examples, fitted)
     if examples.heads:
         heads = _read(examples.heads, release)
-        of_heads = embed(sessions["int8"], heads.pixels, "test, heads")
+        of_heads = encode(sessions["int8"], heads.pixels, "test, heads")
         metrics["heads"] = {
             **count_withheld(of_heads, heads.examples, fitted)["brain"],
             "measured_on": "test images of HC18",
@@ -219,7 +220,7 @@ def _write(
     with new_bundle(out) as new:
         shutil.copy(graph, new / GRAPH)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
-        (new / "domain.safetensors").write_bytes(encode_arrays(asdict(fitted.domain)))
+        (new / "domain.safetensors").write_bytes(encode_arrays(fitted.domain.tensors()))
         (new / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
 

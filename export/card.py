@@ -216,7 +216,7 @@ def _told(training: Mapping[str, Any]) -> str:
         return "trained contrastively with a text tower on pairs of image and caption"
     return (
         f"trained on pairs of image and caption with {training['teacher']} as its teacher "
-        f"(method: {training['method']}), whose text tower it shares"
+        f"(method: {training['method']}), which embedded the captions"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.release import Release
+from training.release import CREDITS_APART, TOGETHER, Release
 
 __all__ = ["credit", "is_resized"]
 
@@ -59,21 +59,23 @@ def credit(layouts: Sequence[str], release: Release) -> list[dict[str, str]]:
         entries += [{**data_set, "changes": changes} for data_set in _data_sets(layout)]
     origin, backbone = release.origin, release.config.backbone
     entries += _imagenet(backbone, _TOWER_CHANGES)
-    if origin.teacher is not None and origin.teacher != backbone:
-        entries += _imagenet(
-            origin.teacher, f"{_TOWER_CHANGES}; a teacher, none of whose weights are here"
-        )
-    if origin.teacher_credit is not None:
-        named, _, url = origin.teacher_credit.rpartition(", https://")
-        entries.append(
-            {
-                "name": f"The teacher, {origin.teacher}, and what it was made from",
-                "credit": named or origin.teacher_credit,
-                "url": f"https://{url}" if named else "no address recorded",
-                "license": origin.license,
-                "changes": "distilled into a smaller image tower",
-            }
-        )
+    for teacher in (origin.teacher or "").split(TOGETHER):
+        if (teacher := teacher.split(" ")[-1]) != backbone:  # without their number
+            entries += _imagenet(
+                teacher, f"{_TOWER_CHANGES}; a teacher, none of whose weights are here"
+            )
+    for owed in (origin.teacher_credit or "").split(CREDITS_APART):
+        named, _, url = owed.rpartition(", https://")
+        if owed:
+            entries.append(
+                {
+                    "name": f"What it learned from: {origin.teacher or 'the run it began with'}",
+                    "credit": named or owed,
+                    "url": f"https://{url}" if named else "no address recorded",
+                    "license": origin.license,
+                    "changes": "distilled into a smaller image tower, or trained on",
+                }
+            )
     return entries
 
 

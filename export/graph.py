@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from training.models import ImageTower
 
-__all__ = ["INPUT", "OUTPUT", "dequantised_input", "export_core", "with_grey_levels"]
+__all__ = ["FEATURES", "INPUT", "OUTPUT", "dequantised_input", "export_core", "with_grey_levels"]
 
-INPUT, OUTPUT = "image", "embedding"
-"""Names of the graph's input, uint8 `(N, 1, S, S)`, and output, float32 `(N, D)`."""
+INPUT, OUTPUT, FEATURES = "image", "embedding", "domain_features"
+"""Names of the graph's input, uint8 `(N, 1, S, S)`, and outputs, float32 `(N, D)` and `(N, F)`.
+
+The last is there for backbones that have stages of EfficientNet's make."""
 
 _CORE_INPUT = "normalised"
 _OPSET = 17
@@ -31,16 +33,19 @@ class _Core(nn.Module):
         super().__init__()
         self.tower = tower
 
-    def forward(self, normalised: Tensor) -> Tensor:
-        return nn.functional.normalize(self.tower.projection(self.tower.backbone(normalised)))
+    def forward(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        return self.tower.embed_and_characterise(normalised)
 
 
 def export_core(tower: ImageTower, path: Path) -> None:
     """Write the graph from normalised float32 `(N, 1, S, S)` to the embedding.
 
+    Where the backbone can, domain features are a second output.
+
     Batch normalisation is folded into the convolutions, and constant padding too.
     """
     size = tower.config.image_size
+    outputs = [OUTPUT, FEATURES] if tower.has_stages else [OUTPUT]
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, and the one that works with INT8 (see
         # docs/bundle.md); sizes are fixed, so what it says of traced constants is meant.
@@ -50,8 +55,8 @@ def export_core(tower: ImageTower, path: Path) -> None:
             (torch.zeros(2, 1, size, size),),
             path,
             input_names=[_CORE_INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={_CORE_INPUT: {0: "N"}, OUTPUT: {0: "N"}},
+            output_names=outputs,
+            dynamic_axes={name: {0: "N"} for name in (_CORE_INPUT, *outputs)},
             opset_version=_OPSET,
             dynamo=False,
         )

@@ -25,10 +25,12 @@ LIMITS = (
     "On test images labelled Other, `other` is hardly ever the highest score; most are withheld.",
     "Brain sub-planes are often mistaken for one another, and their confidence is too high on new "
     "patients; read them with the figures above.",
-    "Abstention looks at each frame's embedding alone; single pictures of other things pass.",
+    "Abstention looks at each frame alone; single pictures of other things pass.",
 )
 _RESIZED = "Trained and measured on images resized to a longest side of 448 pixels."
-_NON_COMMERCIAL = "Not for commercial use: the teacher's licence binds these weights, too."
+_NON_COMMERCIAL = (
+    "Not for commercial use: the licence of what they were made from binds these weights."
+)
 
 
 def describe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,18 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from benchmarks.timing import interleave
-from export.graph import INPUT, OUTPUT
+from export.graph import INPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
 from training.progress import image_progress
 from training.zero_shot import SCORED_PLANES, macro_f1
 
-__all__ = ["accuracy", "embed", "one_thread_session", "paired_latency"]
+__all__ = ["Encoded", "accuracy", "encode", "one_thread_session", "paired_latency"]
 
 _BATCH, _WARM_UP = 8, 10
+
+Encoded = Mapping[str, NDArray[np.float32]]
+"""Outputs of a graph by name, `(N, length)`."""
 
 
 def one_thread_session(path: Path) -> ort.InferenceSession:
@@ -32,18 +35,17 @@ def one_thread_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def embed(
-    session: ort.InferenceSession, frames: NDArray[np.uint8], title: str
-) -> NDArray[np.float32]:
-    """Embeddings `(N, D)` of frames `(N, 1, S, S)`, with a progress bar on stderr."""
+def encode(session: ort.InferenceSession, frames: NDArray[np.uint8], title: str) -> Encoded:
+    """What a graph makes of frames `(N, 1, S, S)`, with a progress bar on stderr."""
+    names = [output.name for output in session.get_outputs()]
     parts = []
     with image_progress(Console(stderr=True)) as progress:
         task = progress.add_task(title, total=len(frames))
         for start in range(0, len(frames), _BATCH):
             batch = frames[start : start + _BATCH]
-            parts.append(session.run([OUTPUT], {INPUT: batch})[0])
+            parts.append(session.run(names, {INPUT: batch}))
             progress.advance(task, len(batch))
-    return np.concatenate(parts)
+    return {n: np.concatenate(p) for n, p in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def accuracy(
@@ -79,7 +81,7 @@ def paired_latency(
 
     def run(session: ort.InferenceSession) -> Callable[[], object]:
         turn = itertools.cycle(frame[None] for frame in frames)
-        return lambda: session.run([OUTPUT], {INPUT: next(turn)})
+        return lambda: session.run(None, {INPUT: next(turn)})
 
     work = {name: run(session) for name, session in sessions.items()}
     return {name: taken.median for name, taken in interleave(work, rounds, _WARM_UP).items()}

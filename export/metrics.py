@@ -11,7 +11,8 @@ from scipy.special import softmax
 
 from calibration.confidence import expected_calibration_error
 from export.fitting import Fitted
-from export.measure import accuracy
+from export.graph import OUTPUT
+from export.measure import Encoded, accuracy
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
 from training.release import Release
@@ -23,20 +24,20 @@ Embeddings = NDArray[np.float32]
 
 
 def measure_precisions(
-    embeddings: dict[str, Embeddings], examples: Sequence[Example], release: Release
+    encoded: Mapping[str, Encoded], examples: Sequence[Example], release: Release
 ) -> dict[str, Any]:
     """Accuracy of both precisions on the same images, and how near they are.
 
     Args:
-        embeddings: "fp32" and "int8" -> `(N, D)`.
+        encoded: "fp32" and "int8" -> outputs of the graph by name, `(N, length)`.
         examples: what the images show.
         release: the trained model, for its prompts.
     """
     metrics: dict[str, Any] = {
-        precision: accuracy(values, examples, release.embeddings)
-        for precision, values in embeddings.items()
+        precision: accuracy(found[OUTPUT], examples, release.embeddings)
+        for precision, found in encoded.items()
     }
-    cosines = (embeddings["fp32"] * embeddings["int8"]).sum(axis=1)
+    cosines = (encoded["fp32"][OUTPUT] * encoded["int8"][OUTPUT]).sum(axis=1)
     metrics["int8"] |= {
         "cosine_with_fp32_mean": float(cosines.mean()),
         "cosine_with_fp32_p01": float(np.quantile(cosines, 0.01)),
@@ -75,17 +76,17 @@ def measure_confidence(
 
 
 def count_withheld(
-    embeddings: Embeddings, examples: Sequence[Example], fitted: Fitted
+    encoded: Encoded, examples: Sequence[Example], fitted: Fitted
 ) -> dict[str, dict[str, int]]:
     """Plane -> how many "images" the model abstains from, "of" how many.
 
     Args:
-        embeddings: `(N, D)`, by the INT8 graph.
+        encoded: outputs of the INT8 graph by name, `(N, length)`.
         examples: what the images show.
         fitted: domain and threshold.
     """
     planes = np.array([example.facts.plane or "" for example in examples])
-    outside = fitted.domain.distances(embeddings) > fitted.domain_distance
+    outside = fitted.domain.distances(encoded) > fitted.domain_distance
     return {
         plane: {"images": int(outside[planes == plane].sum()), "of": int(sum(planes == plane))}
         for plane in PLANES

@@ -36,7 +36,7 @@ __all__ = [
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 """The bundle that the package ships."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the manifest's layout that this package reads."""
 
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"

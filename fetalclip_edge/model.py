@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import InvalidImageTypeError
+from fetalclip_edge.errors import BundleError, InvalidImageTypeError
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
 from fetalclip_edge.tasks.domain import DomainCheck
@@ -45,6 +45,7 @@ class Model:
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
+        self._check_outputs()
         self._buffers = threading.local()
 
     def analyze(
@@ -109,6 +110,17 @@ class Model:
             embeddings[start : start + len(batch)] = outputs["embedding"]
         return embeddings
 
+    def _check_outputs(self) -> None:
+        spec = self.bundle.preprocess
+        outputs = self.backend.encode(np.zeros(spec.shape, dtype=spec.dtype))
+        for name, size in self._domain.sizes.items():
+            if name not in outputs:
+                raise BundleError(f"domain.safetensors is of {name}, which the graph does not give")
+            if (shape := outputs[name].shape) != (1, size):
+                raise BundleError(
+                    f"domain.safetensors: '{name}.means' must have {shape[-1]} columns, not {size}"
+                )
+
     def _buffer(self) -> NDArray[Any]:
         """The input of one frame, used again and again, one for each thread."""
         buffer: NDArray[Any] | None = getattr(self._buffers, "input", None)
@@ -128,10 +140,11 @@ class Model:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
         prepared = time.perf_counter_ns()
-        embedding = self.backend.encode(inputs)["embedding"][0]
+        outputs = self.backend.encode(inputs)
+        embedding = outputs["embedding"][0]
         encoded = time.perf_counter_ns()
         flat = is_flat(image if region is None else _crop(image, region))
-        reason = _NO_PICTURE if flat else self._domain.objection(embedding)
+        reason = _NO_PICTURE if flat else self._domain.objection(outputs)
         plane, brain_plane = self._planes(embedding, abstain=reason is not None)
         state = StreamState.LIVE
         if reason is not None:
@@ -165,7 +178,8 @@ def load(bundle: str | Path | None = None, backend: str = "auto", *, threads: in
         threads: CPU threads for one frame. One leaves the others to the device.
 
     Raises:
-        BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`.
+        BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`; or the graph
+            lacks what the bundle's domain looks at.
         BackendError: the backend cannot load the graph.
         ValueError: there is no such backend, or `threads` is out of range.
 

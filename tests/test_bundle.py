@@ -141,7 +141,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, manifest: byte
         ModelBundle.load(copy)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_schema_version_is_refused(edited: Callable[[Edit], Path], version: object) -> None:
     folder = edited(lambda manifest: manifest.update(schema_version=version))
     with pytest.raises(BundleError, match="schema_version"):
@@ -267,6 +267,24 @@ def test_tensors_that_are_no_safetensors_are_refused(
 ) -> None:
     (copy / "prompts.safetensors").write_bytes(b"\x80\x04K\x01.")  # a pickle of 1
     with pytest.raises(BundleError, match="prompts.safetensors"):
+        fe.load(edited(lambda manifest: None))
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("domain_features", r"'domain_features\.means' must have \d+ columns, not 3"),
+        ("attention", "is of attention, which the graph does not give"),
+    ],
+)
+def test_a_domain_of_other_outputs_than_the_graphs_is_refused(
+    copy: Path, edited: Callable[[Edit], Path], output: str, told: str
+) -> None:
+    three = {"means": np.zeros((2, 3), np.float32), "whitening": np.eye(3, dtype=np.float32)}
+    save_file(
+        {f"{output}.{name}": tensor for name, tensor in three.items()}, copy / "domain.safetensors"
+    )
+    with pytest.raises(BundleError, match=told):
         fe.load(edited(lambda manifest: None))
 
 

@@ -228,6 +228,11 @@ class ExperimentConfig:
             self.sub_plane_balance,
         )
         _require(
+            self.recognition > 0 or self.sub_plane_balance == 0,
+            "sub_plane_balance is of recognition: it must be 0 without it",
+            self.sub_plane_balance,
+        )
+        _require(
             0 < self.sub_plane_draws < math.inf,
             "sub_plane_draws must be above 0 and finite",
             self.sub_plane_draws,

@@ -14,10 +14,13 @@ from typing import Annotated
 
 import torch
 import typer
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from training.config import ExperimentConfig
-from training.ensemble import as_one, sample_captions
+from training.ensemble import as_one, sample_captions, sentence_basis
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
 from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
@@ -25,6 +28,7 @@ from training.release import Origin
 from training.session import Session, prepare
 from training.starting import begin_tower, check_start, origin_of_student
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
+from training.view_set import tensors_sha256
 
 __all__ = ["main"]
 
@@ -85,7 +89,7 @@ def main(
     prompts: Prompts = None,
     seed: Seed = None,
 ) -> None:
-    """Distil a teacher into a student for the ultrasound device."""
+    """Distil teachers into a student for the ultrasound device."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
         session = prepare(
@@ -94,8 +98,8 @@ def main(
         teachers = [load_teacher(path, architecture) for path in teacher_paths]
         for one in teachers:
             check_teacher(session, one)
-        teacher = _together(session, teachers)
         check_start(session.config, session.held_out, session.data_sha256)
+        teacher = teachers[0] if len(teachers) == 1 else _together(session, teachers)
         origin = origin_of_student(
             session.config,
             Origin("distill", teacher.license, teacher.name, teacher.credit, session.data_sha256),
@@ -109,15 +113,36 @@ def main(
 
 
 def _together(session: Session, teachers: list[Teacher]) -> Teacher:
+    """Several teachers as one, in every process alike, and alike when the run goes on."""
+    basis: list[Tensor | None] = [None]
+    if session.accelerator.is_main_process:
+        basis = [_kept_basis(session, teachers)]
+    if session.accelerator.num_processes > 1:
+        broadcast_object_list(basis)
+    assert basis[0] is not None
+    return as_one(teachers, basis[0])
+
+
+def _kept_basis(session: Session, teachers: list[Teacher]) -> Tensor:
+    """From the cache where it has it: another machine's last digits would be another teacher."""
     assert isinstance(session.config.model, ModelConfig)
-    captions = sample_captions([example.facts for example in session.learn], _SAMPLE)
+    length = session.config.model.embed_dim
     prompts = [
         text
         for prompt_set in session.prompts.values()
         for texts in prompt_set.prompts.values()
         for text in texts
     ]
-    return as_one(teachers, [*prompts, *captions], session.config.model.embed_dim)
+    captions = sample_captions([example.facts for example in session.learn], _SAMPLE)
+    sentences = [*prompts, *captions]
+    about = ([teacher.sha256 for teacher in teachers], sentences, length)
+    path = session.cache / f"{tensors_sha256(about)[:32]}.basis.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file({"basis": sentence_basis(teachers, sentences, length)}, temporary)
+        temporary.replace(path)
+    return load_file(path)["basis"]
 
 
 def make_objective(session: Session, teacher: Teacher) -> Distilling:

@@ -32,7 +32,9 @@ from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, PromptSet
 from training.zero_shot import embed_prompts
 
 __all__ = [
+    "CREDITS_APART",
     "PROMPTS",
+    "TOGETHER",
     "Origin",
     "Release",
     "binding_license",
@@ -43,6 +45,9 @@ __all__ = [
 ]
 
 WEIGHTS = "weights.pt"
+
+TOGETHER, CREDITS_APART = " + ", "; "
+"""Between the names of several teachers, and between whom they owe."""
 
 _OURS = "Apache-2.0"
 
@@ -60,9 +65,9 @@ class Origin:
 
     Attributes:
         method: how it was trained, in a word: "pretrain" or "distill".
-        license: SPDX identifier. Weights distilled from a teacher are bound by its licence.
-        teacher: name of the teacher, None without one.
-        teacher_credit: whom to credit for it.
+        license: SPDX identifier. The licences of a teacher and of the run it began with bind it.
+        teacher: name of the teacher, or of several; None without one.
+        teacher_credit: whom to credit for it, and for the run it began with.
         data_sha256: of the shards that it learned from, as their manifest has it.
     """
 
@@ -87,7 +92,7 @@ def binding_license(licenses: Collection[str]) -> str:
 
 def joint_credit(credits_: Sequence[str | None]) -> str | None:
     """All who are to be credited, each once; None where nobody is."""
-    return "; ".join(dict.fromkeys(c for c in credits_ if c is not None)) or None
+    return CREDITS_APART.join(dict.fromkeys(c for c in credits_ if c is not None)) or None
 
 
 @dataclass(frozen=True, slots=True)

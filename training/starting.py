@@ -13,6 +13,7 @@ from training.models import (
     DualEncoder,
     ImageTextModel,
     ImageTower,
+    ModelConfig,
     PublishedModel,
 )
 from training.models.untrained import untrained_model
@@ -65,13 +66,14 @@ def begin_tower(tower: ImageTower, config: ExperimentConfig) -> None:
         tower.load_imagenet()
     elif config.start != "random":
         run = load_release(Path(config.start))
-        if run.config.backbone != tower.config.backbone:
-            raise ValueError(
-                f"start: {config.start} holds {run.config.backbone}, the experiment wants "
-                f"{tower.config.backbone}"
-            )
+        if (found := _backbone(run.config)) != (wanted := _backbone(tower.config)):
+            raise ValueError(f"start: {config.start} holds {found}, the experiment wants {wanted}")
         tower.backbone.load_state_dict(run.tower.backbone.state_dict())
     tower.freeze(config.frozen_stages)
+
+
+def _backbone(shape: ModelConfig) -> str:
+    return f"{shape.backbone} (mean {shape.mean:.4f}, std {shape.std:.4f})"
 
 
 def _published_start(name: str, path: Path) -> PublishedModel:
@@ -108,7 +110,7 @@ def _load_run(model: DualEncoder, config: ExperimentConfig, run: Release) -> Non
 def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256: str) -> None:
     """Refuse a run to start from that learned from patients who are held out now.
 
-    Only of a run on the same data is it known whom it learned from.
+    Of a run that says it learned from other data nobody can tell whom it learned from.
 
     Raises:
         ValueError: it did.
@@ -117,7 +119,7 @@ def check_start(config: ExperimentConfig, held_out: frozenset[str], data_sha256:
         return
     origin, held_out_before = first
     learned = held_out - held_out_before
-    if learned and origin.data_sha256 == data_sha256:
+    if learned and origin.data_sha256 in (None, data_sha256):
         raise ValueError(
             f"start: {config.start} learned from {len(learned)} of the {len(held_out)} patients "
             "held out here, so validation would be worth nothing; use its holdout and holdout_seed"

@@ -79,6 +79,8 @@ class Trainer:
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
         self.look, self.sentences = look, sentences
+        offsets = [] if sentences is None else sentences.offsets
+        self._offsets = torch.tensor(offsets, device=accelerator.device)
         self.plan = Lanes(
             examples,
             lanes=config.lanes,
@@ -217,7 +219,7 @@ class Trainer:
                         scale,
                         everyone.classes,
                         self.sentences.tasks,
-                        torch.tensor(self.sentences.offsets, device=of_classes.device),
+                        self._offsets,
                     )
                 self.accelerator.backward(sum(losses.values(), start=torch.zeros(())))
         return {name: float(value.detach()) for name, value in losses.items()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,13 +15,15 @@ __all__ = ["DomainCheck"]
 
 
 class DomainCheck:
-    """Mahalanobis distance of an embedding to the nearest kind of training image.
+    """How far what the graph makes of a frame is from every kind of training image.
 
-    Lee et al. 2018, arXiv 1807.03888: kinds of image share one covariance, and a picture far from
-    the mean of every kind is none of them.
+    Mahalanobis distance, Lee et al. 2018, arXiv 1807.03888: kinds of image share one covariance,
+    and a picture far from the mean of every kind is none of them. Distances in several outputs of
+    the graph, each in a unit of its own, are added up.
 
     Attributes:
         largest_distance: beyond it a picture is out of domain.
+        sizes: name of an output that is looked at -> its length.
 
     Raises:
         BundleError: the bundle lacks the tensors or the threshold.
@@ -29,26 +34,54 @@ class DomainCheck:
             raise BundleError("manifest: thresholds.domain_distance is missing")
         self.largest_distance = bundle.thresholds["domain_distance"]
         tensors = bundle.tensors("domain.safetensors")
-        dim = bundle.embedding_dim
-        means, whitening = tensors.get("means"), tensors.get("whitening")
-        if means is None or means.ndim != 2 or means.shape[1] != dim or len(means) == 0:
-            raise BundleError(f"domain.safetensors must hold 'means' of shape (kinds, {dim})")
-        if whitening is None or whitening.shape != (dim, dim):
-            raise BundleError(f"domain.safetensors must hold 'whitening' of shape ({dim}, {dim})")
-        self._whitening = whitening
-        self._means = means @ whitening.T
+        outputs = [name.removesuffix(".means") for name in tensors if name.endswith(".means")]
+        if not outputs:
+            raise BundleError("domain.safetensors must hold 'embedding.means'")
+        self._parts = {name: _Part.read(tensors, name) for name in outputs}
+        self.sizes = {name: len(part.whitening) for name, part in self._parts.items()}
 
-    def distance(self, embedding: NDArray[np.float32]) -> float:
-        """Distance of an embedding `(D,)`, in standard deviations."""
-        offsets = self._means - self._whitening @ embedding
-        return float(np.sqrt((offsets * offsets).sum(axis=1).min()))
+    def distance(self, outputs: Mapping[str, NDArray[np.float32]]) -> float:
+        """How far a frame is from what the model knows.
 
-    def objection(self, embedding: NDArray[np.float32]) -> str | None:
-        """Why an embedding `(D,)` is out of domain, or None when it is not."""
-        distance = self.distance(embedding)
+        Args:
+            outputs: what the graph makes of the frame by name, `(1, length)`.
+        """
+        return sum(part.distance(outputs[name][0]) for name, part in self._parts.items())
+
+    def objection(self, outputs: Mapping[str, NDArray[np.float32]]) -> str | None:
+        """Why a frame is out of domain, or None when it is not.
+
+        Args:
+            outputs: what the graph makes of the frame by name, `(1, length)`.
+        """
+        distance = self.distance(outputs)
         if distance <= self.largest_distance:
             return None
         return (
             "unlike the fetal ultrasound the model knows "
-            f"(distance {distance:.1f}, at most {self.largest_distance:.1f})"
+            f"(distance {distance:.2f}, at most {self.largest_distance:.2f})"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is looked at in one output of the graph: whitened means `(kinds, F)`, and `(F, F)`."""
+
+    means: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, NDArray[np.float32]], name: str) -> _Part:
+        means, whitening = tensors[f"{name}.means"], tensors.get(f"{name}.whitening")
+        if means.ndim != 2 or 0 in means.shape:
+            raise BundleError(f"domain.safetensors: '{name}.means' must have rows and columns")
+        size = means.shape[1]
+        if whitening is None or whitening.shape != (size, size):
+            raise BundleError(
+                f"domain.safetensors must hold '{name}.whitening' of shape ({size}, {size})"
+            )
+        return cls(means @ whitening.T, whitening)
+
+    def distance(self, row: NDArray[np.float32]) -> float:
+        offsets = self.means - self.whitening @ row
+        return float(np.sqrt((offsets * offsets).sum(axis=1).min()))

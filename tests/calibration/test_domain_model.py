@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
-from calibration.domain import DomainModel, distance_threshold, fit_domain
+from calibration.domain import Domain, DomainModel, distance_threshold, fit_domain
 
 
 def clouds() -> tuple[NDArray[np.float32], list[str]]:
@@ -59,6 +59,20 @@ def test_kinds_may_be_any_labels_and_each_gets_its_mean() -> None:
 def test_a_plain_model_measures_plain_distances() -> None:
     model = DomainModel(np.array([[0, 0], [10, 0]], np.float32), np.eye(2, dtype=np.float32))
     assert model.distances(np.array([[3, 4], [10, 2]], np.float32)).tolist() == [5, 2]
+
+
+def test_parts_are_scaled_and_added_up() -> None:
+    near = DomainModel(np.array([[0, 0]], np.float32), np.eye(2, dtype=np.float32))
+    far = DomainModel(np.array([[1], [9]], np.float32), np.eye(1, dtype=np.float32))
+    domain = Domain({"embedding": near.scaled(5), "domain_features": far.scaled(2)})
+    outputs = {
+        "embedding": np.array([[3, 4], [0, 0]], np.float32),
+        "domain_features": np.array([[1], [5]], np.float32),
+    }
+    assert domain.distances(outputs).tolist() == [1, 2]
+    tensors = domain.tensors()
+    assert tensors["embedding.means"].tolist() == [[0, 0]]
+    assert tensors["domain_features.whitening"].tolist() == [[0.5]]
 
 
 def test_fewer_images_than_dimensions_still_give_a_model() -> None:

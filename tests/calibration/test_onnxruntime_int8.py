@@ -55,6 +55,36 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
     return embeddings
 
 
+def works_for(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """Nodes that an output depends on."""
+    makers = {made: node for node in graph.node for made in node.output}
+    found: dict[str, onnx.NodeProto] = {}
+    waiting = [output]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.output[0] not in found:
+            found[node.output[0]] = node
+            waiting += node.input
+    return list(found.values())
+
+
+def test_what_the_domain_alone_needs_is_not_rounded(quantised: Quantised) -> None:
+    graph = onnx.load(quantised.path).graph
+    for_embedding = {node.name for node in works_for(graph, "embedding")}
+    alone = [n for n in works_for(graph, "domain_features") if n.name not in for_embedding]
+    assert {"ReduceMean", "Sqrt", "Concat"} <= {node.op_type for node in alone}
+    assert "QuantizeLinear" not in {node.op_type for node in alone}
+    # And it is near torch's.
+    images = frames(3, 1)
+    session = ort.InferenceSession(str(quantised.path), providers=["CPUExecutionProvider"])
+    [features] = session.run(["domain_features"], {"image": images})
+    normalised = (torch.from_numpy(images).float() / 255 - quantised.mean) / quantised.std
+    with torch.inference_mode():
+        expected = quantised.tower.embed_and_characterise(normalised)[1].numpy()
+    similar = np.corrcoef(features.ravel(), expected.ravel())[0, 1]
+    assert similar > 0.99
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_int8_embeddings_are_near_those_of_torch(quantised: Quantised, count: int) -> None:
     images = frames(count, 1)

@@ -74,7 +74,7 @@ def test_images_with_nothing_but_a_caption_are_neither_measured_nor_a_kind(made:
     metrics = made.manifest["metrics"]
     assert metrics["measured_on"].startswith("32 images of 4 test patients")
     assert metrics["validation"]["measured_on"].startswith("32 images of patients held out")
-    assert load_file(made.folder / "domain.safetensors")["means"].shape == (8, 16)
+    assert load_file(made.folder / "domain.safetensors")["embedding.means"].shape == (8, 16)
 
 
 def test_a_student_is_bound_by_its_teachers_licence_and_credits_it(made: Made) -> None:

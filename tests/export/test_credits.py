@@ -71,6 +71,16 @@ def test_a_teacher_of_the_students_own_shape_is_not_credited_twice(release: Rele
     assert named(credit(SUBSETS, taught)) == named(credit(SUBSETS, release))
 
 
+def test_every_one_of_several_teachers_is_credited(release: Release) -> None:
+    owed = "FetalCLIP, Maani et al., https://a.org; MobileFetalCLIP, Somebody, https://b.org"
+    names = "tf_efficientnet_lite2 + 3 tf_efficientnet_lite0 + fetalclip"
+    origin = Origin("distill", "CC-BY-NC-4.0", teacher=names, teacher_credit=owed)
+    *_, imagenet, first, second = credit(["HC18"], replace(release, origin=origin))
+    assert imagenet["name"] == "EfficientNet-Lite2, pretrained on ImageNet"
+    assert (first["credit"], first["url"]) == ("FetalCLIP, Maani et al.", "https://a.org")
+    assert (second["credit"], second["url"]) == ("MobileFetalCLIP, Somebody", "https://b.org")
+
+
 @pytest.mark.parametrize(
     ("told", "credited", "url"),
     [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import INPUT, OUTPUT, dequantised_input, export_core, with_grey_levels
+from export.graph import FEATURES, INPUT, OUTPUT, dequantised_input, export_core, with_grey_levels
 from training.models import ImageTower, ModelConfig
 
 
@@ -58,8 +58,20 @@ def test_the_graph_gives_torchs_embeddings(exported: Exported, count: int) -> No
     images = rng.integers(0, 256, (count, 1, 64, 64)).astype(np.uint8)
     with torch.inference_mode():
         expected = exported.tower(torch.from_numpy(images).float()).numpy()
-    [embeddings] = session(exported.path).run([OUTPUT], {INPUT: images})
+    embeddings, features = session(exported.path).run([OUTPUT, FEATURES], {INPUT: images})
     assert embeddings.shape == (count, 16)
+    # What the last stage sees: mean and deviation of each channel over pixels.
+    assert features.shape == (count, 2 * 320)
+    seen: list[torch.Tensor] = []
+    hook = exported.tower.backbone.blocks[-1].register_forward_hook(
+        lambda _module, _input, maps: seen.append(maps)
+    )
+    with torch.inference_mode():
+        exported.tower(torch.from_numpy(images).float())
+    hook.remove()
+    maps = seen[0].numpy().astype(np.float64)
+    statistics = np.concatenate([maps.mean(axis=(2, 3)), maps.std(axis=(2, 3))], axis=1)
+    np.testing.assert_allclose(features, statistics, atol=1e-3)
     assert np.abs(embeddings - expected).max() < 1e-4
     # Random networks like to give one answer to everything; this one does not.
     assert count == 1 or np.abs(expected[0] - expected[1]).max() > 1e-3
@@ -69,6 +81,14 @@ def test_batch_normalisation_and_padding_are_folded_away(exported: Exported) -> 
     kinds = {node.op_type for node in exported.core.graph.node}
     assert "Conv" in kinds
     assert not kinds & {"BatchNormalization", "Pad"}
+
+
+def test_a_backbone_without_stages_gives_its_embedding_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tower = ImageTower(ModelConfig(image_size=64, embed_dim=16, backbone="resnet10t")).eval()
+    export_core(tower, tmp_path / "core.onnx")
+    [embedding] = onnx.load(tmp_path / "core.onnx").graph.output
+    assert embedding.name == "embedding"
 
 
 def test_the_graph_is_valid_and_of_an_opset_that_devices_know(exported: Exported) -> None:
@@ -82,13 +102,14 @@ def test_the_graph_is_valid_and_of_an_opset_that_devices_know(exported: Exported
 
 def test_input_is_bytes_and_output_floats_in_batches_of_any_size(exported: Exported) -> None:
     [image] = session(exported.path).get_inputs()
-    [embedding] = session(exported.path).get_outputs()
+    embedding, features = session(exported.path).get_outputs()
     assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["N", 1, 64, 64])
     assert (embedding.name, embedding.type, embedding.shape) == (
         "embedding",
         "tensor(float)",
         ["N", 16],
     )
+    assert (features.name, features.shape) == ("domain_features", ["N", 640])
 
 
 def test_the_tower_still_trains_after_the_export(exported: Exported) -> None:

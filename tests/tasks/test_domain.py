@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
-import cv2
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
@@ -15,8 +15,12 @@ from sklearn.datasets import load_sample_images
 from sklearn.metrics import roc_auc_score
 
 import fetalclip_edge as fe
-from calibration.domain import DomainModel, distance_threshold, fit_domain
+from calibration.domain import Domain, DomainModel, distance_threshold, fit_domain
 from fetalclip_edge import Model, StreamState
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.errors import BundleError
+from fetalclip_edge.results import Frame
+from fetalclip_edge.sources.opening import open_source
 from fetalclip_edge.tasks.domain import DomainCheck
 
 
@@ -79,15 +83,75 @@ def test_threshold_takes_in_the_wanted_share() -> None:
 def test_device_agrees_with_the_workshop(model: Model) -> None:
     # Given the shipped tensors, read by both
     tensors = model.bundle.tensors("domain.safetensors")
-    workshop = DomainModel(tensors["means"], tensors["whitening"])
     device = DomainCheck(model.bundle)
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(8, model.bundle.embedding_dim)).astype(np.float32)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    # Then their distances are the same
-    np.testing.assert_allclose(
-        [device.distance(row) for row in embeddings], workshop.distances(embeddings), rtol=1e-3
+    assert set(device.sizes) == {"embedding", "domain_features"}
+    workshop = Domain(
+        {n: DomainModel(tensors[f"{n}.means"], tensors[f"{n}.whitening"]) for n in device.sizes}
     )
+    rng = np.random.default_rng(0)
+    outputs = {
+        name: rng.normal(scale=size**-0.5, size=(8, size)).astype(np.float32)
+        for name, size in device.sizes.items()
+    }
+    # Then their distances are the same
+    found = [device.distance({n: rows[i : i + 1] for n, rows in outputs.items()}) for i in range(8)]
+    np.testing.assert_allclose(found, workshop.distances(outputs), rtol=1e-3)
+
+
+TENSORS = {
+    "embedding.means": np.zeros((2, 4), np.float32),
+    "embedding.whitening": np.eye(4, dtype=np.float32),
+    "domain_features.means": np.array([[0, 0, 0], [5, 0, 0]], np.float32),
+    "domain_features.whitening": 2 * np.eye(3, dtype=np.float32),
+}
+
+
+class Tensors:
+    """As much of a bundle as the check reads."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self.thresholds = {"domain_distance": 9.0}
+        self._tensors = tensors
+
+    def tensors(self, file: str) -> dict[str, np.ndarray]:
+        assert file == "domain.safetensors"
+        return self._tensors
+
+
+def test_distances_of_all_outputs_add_up() -> None:
+    check = DomainCheck(cast(ModelBundle, Tensors(TENSORS)))
+    near = {
+        "embedding": np.array([[3, 4, 0, 0]], np.float32),
+        "domain_features": np.array([[5, 0, 2]], np.float32),
+    }
+    assert check.distance(near) == 5 + 2 * 2
+    assert check.objection(near) is None
+    far = {**near, "domain_features": np.array([[5, 0, 2.5]], np.float32)}
+    assert check.objection(far) == (
+        "unlike the fetal ultrasound the model knows (distance 10.00, at most 9.00)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({}, "must hold 'embedding.means'"),
+        ({"means": np.zeros((2, 4), np.float32)}, "must hold 'embedding.means'"),
+        ({**TENSORS, "embedding.means": np.zeros((0, 4), np.float32)}, "rows and columns"),
+        ({**TENSORS, "embedding.means": np.zeros(4, np.float32)}, "rows and columns"),
+        (
+            {k: v for k, v in TENSORS.items() if k != "domain_features.whitening"},
+            r"'domain_features.whitening' of shape \(3, 3\)",
+        ),
+        (
+            {**TENSORS, "embedding.whitening": np.eye(3, dtype=np.float32)},
+            r"'embedding.whitening' of shape \(4, 4\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(tensors: dict[str, np.ndarray], told: str) -> None:
+    with pytest.raises(BundleError, match=told):
+        DomainCheck(cast(ModelBundle, Tensors(tensors)))
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -131,12 +195,15 @@ def test_fetal_planes_are_told_from_other_pictures(
             if row["split"] == "test" and row["plane"] not in ("Maternal cervix", "Other")
         ][::4]
     check = DomainCheck(model.bundle)
-    fetal = [
-        check.distance(model.embed(cv2.imread(str(data_root / "planes" / row["file"]), 0))[0])
-        for row in rows
-    ]
-    with fe.stream(cine, model=model) as live:
-        others = [check.distance(result.embedding) for result in live]
+
+    def distance(frame: Frame) -> float:
+        inputs = model.preprocessor(frame.image, color=frame.color, region=frame.region)
+        return check.distance(model.backend.encode(inputs))
+
+    with open_source([data_root / "planes" / row["file"] for row in rows]) as pictures:
+        fetal = [distance(frame) for frame in pictures]
+    with open_source(cine) as frames:
+        others = [distance(frame) for frame in frames]
     # Then the distance tells them apart
     truth = [0] * len(fetal) + [1] * len(others)
     assert roc_auc_score(truth, fetal + others) >= 0.97

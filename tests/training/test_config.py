@@ -114,6 +114,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("recognition", -0.5),
         ("recognition", float("inf")),
         ("sub_plane_draws", 0),
+        ("sub_plane_balance", 0.5),  # without recognition
         ("sub_plane_balance", 1.5),
         ("sub_plane_balance", -0.5),
         ("stages", []),

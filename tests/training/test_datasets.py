@@ -64,7 +64,7 @@ def test_no_patient_is_learned_from_and_validated_or_tested_on(
 
 def test_all_compared_experiments_hold_out_the_same_patients(repository: Path) -> None:
     configs = [load_config(p) for p in (repository / "training" / "configs").rglob("*.yaml")]
-    assert len(configs) == 7
+    assert len(configs) == 6
     assert len({(c.holdout, c.holdout_seed) for c in configs}) == 1
 
 

@@ -110,8 +110,33 @@ class ImageTower(nn.Module):
         """Embeddings, as of `forward`, of what `early` made."""
         for stage in self.backbone.blocks[self.frozen_stages :]:
             maps = stage(maps)
-        maps = self.backbone.bn2(self.backbone.conv_head(maps))
-        return self._embed(self.backbone.forward_head(maps))
+        return self._head(maps)
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the backbone is stage after stage between a stem and a head, as EfficientNet."""
+        parts = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "forward_head")
+        return all(hasattr(self.backbone, part) for part in parts)
+
+    def embed_and_characterise(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings, and what tells ultrasound of the fetus from other pictures.
+
+        An embedding is made to tell planes apart, and the better it does, the nearer to one of them
+        falls a picture of something else. The maps of the last stage still know what else is there.
+
+        Args:
+            normalised: `(N, 1, S, S)`, as the backbone wants it.
+
+        Returns:
+            Embeddings `(N, D)`, L2-normalised; and, where the backbone has stages, mean and
+            standard deviation over all pixels of the channels of the last, `(N, 2 C)`.
+        """
+        if not self.has_stages:
+            return (self._embed(self.backbone(normalised)),)
+        maps = self.backbone.blocks(self.backbone.bn1(self.backbone.conv_stem(normalised)))
+        mean = maps.mean(dim=(2, 3), keepdim=True)
+        deviation = (maps - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
+        return self._head(maps), torch.cat([mean, deviation], dim=1).flatten(1)
 
     def early_shape(self, size: int) -> tuple[int, ...]:
         """`(C, H, W)` of the maps of images of `size` pixels."""
@@ -129,6 +154,10 @@ class ImageTower(nn.Module):
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images / 255 - self.config.mean) / self.config.std
+
+    def _head(self, maps: Tensor) -> Tensor:
+        maps = self.backbone.bn2(self.backbone.conv_head(maps))
+        return self._embed(self.backbone.forward_head(maps))
 
     def _embed(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.projection(pooled).float(), dim=-1)
@@ -161,7 +190,7 @@ class ImageTower(nn.Module):
         Raises:
             ValueError: the backbone has no such stages.
         """
-        known = len(self.backbone.blocks) if _has_stages(self.backbone) else 0
+        known = len(self.backbone.blocks) if self.has_stages else 0
         if stages > known:
             raise ValueError(
                 f"frozen_stages must be at most the {known} of {self.config.backbone}, not {stages}"
@@ -177,12 +206,6 @@ class ImageTower(nn.Module):
         for part in self._frozen():
             part.eval()
         return self
-
-
-def _has_stages(backbone: nn.Module) -> bool:
-    """Whether it is of EfficientNet's make, stage after stage between a stem and a head."""
-    parts = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "forward_head")
-    return all(hasattr(backbone, part) for part in parts)
 
 
 class TextTower(TextEncoder):
