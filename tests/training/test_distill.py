@@ -31,6 +31,7 @@ from training.losses import contrastive_loss
 from training.models import DualEncoder, ModelConfig
 from training.models.architectures import MOBILE_FETALCLIP
 from training.objectives import Distilling, Known, Pairs
+from training.prompts import BRAIN_PLANE_PROMPTS
 from training.release import Origin, load_release, save_release
 from training.session import prepare, train_and_validation
 from training.shards import read_examples, read_manifest
@@ -123,6 +124,20 @@ def test_a_student_goes_on_from_a_run(
     # And the other is refused
     with pytest.raises(typer.Exit):
         main(tmp_path / "unfair.yaml", [teacher_run], tmp_path / "no", drawn, tmp_path / "cache")
+
+
+def test_the_configuration_says_how_far_common_sub_planes_are_favoured(
+    config: Path, drawn: Path, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**values, "recognition": 1.0, "sub_plane_balance": 0.5}))
+    session = prepare(
+        config, tmp_path / "run", drawn, tmp_path, (), Console(quiet=True), distilling=True
+    )
+    labels = BRAIN_PLANE_PROMPTS.labels
+    counts = [sum(e.facts.brain_plane == label for e in session.learn) for label in labels]
+    expected = [0.5 * np.log(count / sum(counts)) for count in counts]
+    np.testing.assert_allclose(session._sentences().offsets[-len(labels) :], expected)
 
 
 def test_a_student_cut_off_goes_on_to_the_same_weights(
