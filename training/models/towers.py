@@ -121,8 +121,8 @@ class ImageTower(nn.Module):
     def embed_and_characterise(self, normalised: Tensor) -> tuple[Tensor, ...]:
         """Embeddings, and what tells ultrasound of the fetus from other pictures.
 
-        An embedding is made to tell planes apart; learning to recognise by prompts draws pictures of
-        something else to one of them, too. The maps of the last stage still tell them apart.
+        An embedding is made to tell planes apart; learning to recognise by prompts draws pictures
+        of something else to one of them, too. The maps of the last stage still tell them apart.
 
         Args:
             normalised: `(N, 1, S, S)`, as the backbone wants it.
