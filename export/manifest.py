@@ -73,7 +73,7 @@ def describe(
         "training": {"method": origin.method, "teacher": origin.teacher},
         "architecture": release.config.backbone,
         "preprocess": release.preprocess.to_dict(),
-        "graphs": {"onnxruntime": {"file": graph, "precision": "int8"}},
+        "graphs": {"onnxruntime": {"int8": graph}},
         "embedding_dim": release.config.embed_dim,
         "prompt_sets": {
             task: {**prompts, "temperature": temperatures[task]}

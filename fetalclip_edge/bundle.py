@@ -36,7 +36,7 @@ __all__ = [
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 """The bundle that the package ships."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the manifest's layout that this package reads."""
 
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
@@ -71,8 +71,8 @@ class ModelBundle:
         license: SPDX identifier of the weights' licence.
         intended_use: what it is for, and that it is not a medical device.
         preprocess: how a frame becomes the graphs' input.
-        graphs: backend -> file name of its graph.
-        precisions: backend -> numeric precision of its graph, such as "int8".
+        graphs: backend -> numeric precision, such as "int8" -> file name of that graph. The first
+            precision of a backend is the one it takes unless told otherwise.
         embedding_dim: length of the embedding.
         prompt_sets: task -> its prompts.
         thresholds: name -> value; beyond `domain_distance` the model abstains.
@@ -87,8 +87,7 @@ class ModelBundle:
     license: str
     intended_use: str
     preprocess: PreprocessSpec
-    graphs: dict[str, str]
-    precisions: dict[str, str]
+    graphs: dict[str, dict[str, str]]
     embedding_dim: int
     prompt_sets: dict[str, PromptSet]
     thresholds: dict[str, float]
@@ -116,17 +115,40 @@ class ModelBundle:
         _check_files(folder, manifest)
         return _from_manifest(folder, manifest, digest)
 
-    def graph(self, backend: str) -> bytes:
-        """The graph for a backend, checked again as it is read.
+    def precision(self, backend: str, wanted: str | None = None) -> str:
+        """The precision of the graph that a backend takes.
+
+        Args:
+            backend: name of the backend.
+            wanted: the precision, or None for the one that the bundle names first.
 
         Raises:
-            BundleError: the bundle has none for it.
-            BundleIntegrityError: it was changed since the bundle was loaded.
+            BundleError: the bundle has no such graph.
         """
-        if backend not in self.graphs:
+        if not self.graphs.get(backend):
             known = ", ".join(self.graphs) or "none"
             raise BundleError(f"bundle {self.name} has no graph for {backend!r}; it has: {known}")
-        return self._read(self.graphs[backend])
+        there = self.graphs[backend]
+        if wanted is not None and wanted not in there:
+            raise BundleError(
+                f"bundle {self.name} has no {wanted} graph for {backend!r}; it has: "
+                f"{', '.join(there)}"
+            )
+        return wanted or next(iter(there))
+
+    def graph(self, backend: str, precision: str | None = None) -> bytes:
+        """The graph for a backend, checked again as it is read.
+
+        Args:
+            backend: name of the backend.
+            precision: of the graph, or None for the one that the bundle names first.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+            BundleIntegrityError: it was changed since the bundle was loaded.
+        """
+        precision = self.precision(backend, precision)
+        return self._read(self.graphs[backend][precision])
 
     def prompt_embeddings(self) -> dict[str, NDArray[np.float32]]:
         """Task -> float32 `(classes, embedding_dim)`, L2-normalised.
@@ -232,9 +254,12 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> ModelBundle:
     files = _get(manifest, "files", dict)
     graphs = _get(manifest, "graphs", dict)
-    for backend, graph in graphs.items():
-        if _get(graph, "file", str, f"graphs.{backend}") not in files:
-            raise BundleError(f"manifest: graphs.{backend} names a file that is not in files")
+    for backend in graphs:
+        for precision in _get(graphs, backend, dict, "graphs"):
+            if _get(graphs[backend], precision, str, f"graphs.{backend}") not in files:
+                raise BundleError(
+                    f"manifest: graphs.{backend}.{precision} names a file that is not in files"
+                )
     return ModelBundle(
         folder=folder,
         name=_get(manifest, "name", str),
@@ -242,11 +267,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         license=_get(manifest, "license", str),
         intended_use=_get(manifest, "intended_use", str),
         preprocess=PreprocessSpec.from_dict(_get(manifest, "preprocess", dict)),
-        graphs={backend: graph["file"] for backend, graph in graphs.items()},
-        precisions={
-            backend: _get(graph, "precision", str, f"graphs.{backend}")
-            for backend, graph in graphs.items()
-        },
+        graphs={backend: dict(files_of) for backend, files_of in graphs.items()},
         embedding_dim=_get(manifest, "embedding_dim", int),
         prompt_sets={
             task: _prompt_set(entry, f"prompt_sets.{task}")

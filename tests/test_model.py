@@ -316,7 +316,7 @@ def embed_by_hand(session: ort.InferenceSession, picture: Pixels) -> NDArray[np.
 
 @pytest.fixture(scope="module")
 def session() -> ort.InferenceSession:
-    graph = MANIFEST["graphs"]["onnxruntime"]["file"]
+    graph = MANIFEST["graphs"]["onnxruntime"]["int8"]
     return ort.InferenceSession(DEFAULT_BUNDLE / graph, providers=["CPUExecutionProvider"])
 
 

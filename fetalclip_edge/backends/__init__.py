@@ -16,18 +16,21 @@ BACKENDS: dict[str, type[Backend]] = {OnnxRuntimeBackend.name: OnnxRuntimeBacken
 """Name -> backend, in the order in which "auto" prefers them."""
 
 
-def load_backend(bundle: ModelBundle, name: str = "auto", threads: int = 1) -> Backend:
+def load_backend(
+    bundle: ModelBundle, name: str = "auto", threads: int = 1, precision: str | None = None
+) -> Backend:
     """Load a bundle's graph, ready for the first frame.
 
     Args:
         bundle: what to run.
         name: a key of `BACKENDS`, or "auto" for the first of them that the bundle has a graph for.
         threads: CPU threads for one frame, 1 to 256.
+        precision: of the graph, or None for the first that the bundle has for the backend.
 
     Raises:
         ValueError: there is no such backend, or `threads` is out of range.
         BackendError: it could not load the graph.
-        BundleError: the bundle has no graph for it.
+        BundleError: the bundle has no such graph.
     """
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise TypeError(f"threads must be an int, not {threads!r}")
@@ -44,4 +47,4 @@ def load_backend(bundle: ModelBundle, name: str = "auto", threads: int = 1) -> B
     if name not in BACKENDS:
         known_names = ", ".join(["auto", *BACKENDS])
         raise ValueError(f"there is no backend {name!r}; choose one of {known_names}")
-    return BACKENDS[name](bundle, threads=threads)
+    return BACKENDS[name](bundle, threads=threads, precision=precision)

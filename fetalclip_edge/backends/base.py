@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,23 +30,34 @@ class Backend(ABC):
     device: str
 
     @abstractmethod
-    def __init__(self, bundle: ModelBundle, *, threads: int) -> None:
+    def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
         """Load the bundle's graph and run it once.
 
+        Args:
+            bundle: what to run.
+            threads: CPU threads for one frame.
+            precision: of the graph, or None for the first that the bundle has for this backend.
+
         Raises:
-            BackendError: the runtime cannot load or run it.
+            BackendUnavailableError: the runtime is not installed.
+            BackendError: it cannot load or run the graph.
+            BundleError: the bundle has no such graph.
         """
 
     @abstractmethod
-    def encode(self, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Run the graph on a batch.
+    def encode(
+        self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the graph on a batch. Several threads may do so at once.
 
         Args:
             inputs: `(N, C, S, S)` in the type that the bundle's preprocessing gives.
+            out: name -> C-contiguous float32 array of the output's shape, to write into; outputs
+                that it lacks are not computed for the caller. None makes new arrays of all.
 
         Returns:
-            The graph's outputs by name; `embedding` is `(N, D)`, L2-normalised.
+            The graph's outputs by name, or `out`'s arrays; `embedding` is `(N, D)`, L2-normalised.
 
         Raises:
-            BackendError: the runtime failed.
+            BackendError: the runtime failed, or an array of `out` does not fit.
         """

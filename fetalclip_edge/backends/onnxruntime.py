@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,17 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: ModelBundle, *, threads: int) -> None:
+    def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
             raise BackendUnavailableError(
                 f"ONNX Runtime is not installed or does not load ({error}): pip install onnxruntime"
             ) from error
-        graph = bundle.graph(self.name)
-        path = bundle.folder / bundle.graphs[self.name]
+        self.precision = bundle.precision(self.name, precision)
+        graph = bundle.graph(self.name, self.precision)
+        path = bundle.folder / bundle.graphs[self.name][self.precision]
         self.version = ort.__version__
-        self.precision = bundle.precisions[self.name]
         self.device = "cpu"
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -60,10 +61,22 @@ class OnnxRuntimeBackend(Backend):
         if not abs(float(np.linalg.norm(embedding)) - 1) < 0.01:
             raise BackendError(f"{path} gives an embedding that is not L2-normalised")
 
-    def encode(self, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def encode(
+        self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`."""
         try:
-            values = self._session.run(self._outputs, {self._input: inputs})
+            if out is None:
+                values = self._session.run(self._outputs, {self._input: inputs})
+                return dict(zip(self._outputs, values, strict=True))
+            self._run_into(inputs, out)
         except Exception as error:
             raise BackendError(f"ONNX Runtime {self.version} failed: {error}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        return dict(out)
+
+    def _run_into(self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]]) -> None:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self._input, np.ascontiguousarray(inputs))
+        for name, array in out.items():
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding)

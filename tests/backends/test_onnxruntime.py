@@ -59,6 +59,38 @@ def test_a_batch_is_encoded_as_its_images_one_by_one(
     )
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_batch_is_written_into_the_arrays_given(
+    bundle: ModelBundle, inputs: np.ndarray, name: str
+) -> None:
+    backend = load_backend(bundle, name)
+    expected = backend.encode(inputs)
+    out = {key: np.full_like(value, np.nan) for key, value in expected.items()}
+    given = dict(out)
+    for _ in range(2):
+        found = backend.encode(inputs, out)
+        assert all(found[key] is given[key] for key in expected)
+        for key, value in expected.items():
+            np.testing.assert_allclose(given[key], value, atol=1e-6)
+            given[key][:] = np.nan
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_array_that_does_not_fit_is_a_backend_error(
+    bundle: ModelBundle, inputs: np.ndarray, name: str
+) -> None:
+    backend = load_backend(bundle, name)
+    with pytest.raises(BackendError):
+        backend.encode(inputs, {"embedding": np.zeros((3, 7), np.float32)})
+    with pytest.raises(BackendError):
+        backend.encode(inputs, {"surprise": np.zeros((3, 256), np.float32)})
+
+
+def test_a_precision_that_the_bundle_lacks_is_refused(bundle: ModelBundle) -> None:
+    with pytest.raises(BundleError, match="no fp4 graph for 'onnxruntime'; it has: int8"):
+        load_backend(bundle, "onnxruntime", precision="fp4")
+
+
 def test_a_backend_says_what_it_is(bundle: ModelBundle) -> None:
     backend = load_backend(bundle, "onnxruntime")
     assert (backend.name, backend.version) == ("onnxruntime", ort.__version__)

@@ -34,15 +34,21 @@ def test_no_other_temperature_is_likelier_by_sklearns_log_loss() -> None:
 
     grid = np.geomspace(0.005, 1, 200)
     assert found == pytest.approx(min(grid, key=surprise), rel=0.03)
-    assert surprise(found) <= min(map(surprise, grid)) + 1e-9
+    assert surprise(found) <= min(map(surprise, grid)) + 1e-4
+
+
+@pytest.mark.parametrize("count", [8, 98, 998])
+def test_answers_that_were_all_right_are_believed_in_n_plus_1_of_n_plus_2_cases(count: int) -> None:
+    cosines = np.tile(np.array([[0.6, 0.1]], np.float32), (count, 1))
+    found = fit_temperature(cosines, np.zeros(count, np.int64))
+    # Two classes 0.5 apart: the odds exp(0.5 / T) are N + 1 to 1.
+    assert found == pytest.approx(0.5 / np.log(count + 1), rel=0.01)
 
 
 def test_the_temperature_stays_within_its_bounds() -> None:
-    cosines = np.eye(3, dtype=np.float32)
-    right, wrong = np.arange(3), np.array([1, 2, 0])
-    # All right: the colder the likelier, until probabilities cannot come nearer to 1.
-    assert 0.005 <= fit_temperature(cosines, right) < 0.04
-    assert fit_temperature(cosines, wrong) == pytest.approx(1.0, rel=0.05)
+    near, wrong = np.float32([[0.501, 0.5]] * 500), np.array([1, 2, 0])
+    assert fit_temperature(near, np.zeros(500, np.int64)) == pytest.approx(0.005, rel=0.05)
+    assert fit_temperature(np.eye(3, dtype=np.float32), wrong) == pytest.approx(1.0, rel=0.05)
 
 
 @pytest.mark.parametrize(("rows", "truths"), [(0, 0), (3, 2)])

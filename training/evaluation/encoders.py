@@ -171,7 +171,7 @@ class BundleEncoder(Encoder):
             "name": self.name,
             # The card is made from this evaluation, so it is no part of what was measured.
             "files": {n: sha for n, sha in bundle.files.items() if not n.endswith(".md")},
-            "graph": bundle.graphs.get(backend.name),
+            "graph": bundle.graphs[backend.name][backend.precision],
             "backend": f"{backend.name} {backend.version}",
             "precision": backend.precision,
             "device": backend.device,
