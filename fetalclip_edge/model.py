@@ -144,7 +144,8 @@ class Model:
         embedding = outputs["embedding"][0]
         encoded = time.perf_counter_ns()
         flat = is_flat(image if region is None else _crop(image, region))
-        reason = _NO_PICTURE if flat else self._domain.objection(outputs)
+        distance = None if flat else self._domain.distance(outputs)
+        reason = _NO_PICTURE if distance is None else self._domain.objection(distance)
         plane, brain_plane = self._planes(embedding, abstain=reason is not None)
         state = StreamState.LIVE
         if reason is not None:
@@ -166,6 +167,7 @@ class Model:
             frame_index=None if frame is None else frame.index,
             pts_s=None if frame is None else frame.pts_s,
             reason=reason,
+            domain_distance=distance,
         )
 
 

@@ -177,6 +177,8 @@ class Result:
         pts_s: presentation time in the recording, in seconds, or None.
         dropped: frames dropped by the stream so far; None for a single image.
         reason: why the model abstains, in words; None when it does not.
+        domain_distance: how far the frame is from the fetal ultrasound that the model knows, in
+            units of the largest distance at which it answers; None for a flat picture.
     """
 
     state: StreamState
@@ -191,6 +193,7 @@ class Result:
     pts_s: float | None = None
     dropped: int | None = None
     reason: str | None = None
+    domain_distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that the command line prints, as plain Python values."""

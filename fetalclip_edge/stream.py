@@ -15,12 +15,15 @@ from fetalclip_edge.latency import Latency, LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy
 from fetalclip_edge.model import Model, check_pixel_size, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
 from fetalclip_edge.sources import Source, open_source
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Stream", "StreamStats", "stream"]
+
+_LONGEST_SMOOTHING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Stream:
         policy: Policy,
         region: Region | None = None,
         pixel_size_mm: float | None = None,
+        smoothing_s: float = DEFAULT_SPAN_S,
     ) -> None:
         self.source, self.model, self.policy = source, model, policy
         self._region, self._pixel_size_mm = region, pixel_size_mm
@@ -75,6 +79,9 @@ class Stream:
         self._stop = weakref.finalize(self, self._capture.stop)
         self._recorder = LatencyRecorder()
         self._freeze = FreezeDetector(live=source.live)
+        self._smoother: Smoother | None = None
+        if smoothing_s > 0 and not source.still_pictures:
+            self._smoother = Smoother(live=source.live, span_s=smoothing_s)
         self._results = 0
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
@@ -156,6 +163,8 @@ class Stream:
             frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
         result = self.model.analyze_frame(frame)
         answered_ns = time.monotonic_ns()
+        if self._smoother is not None:
+            result = self._smoother.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()
@@ -178,6 +187,7 @@ def stream(
     policy: Policy | None = None,
     region: Region | tuple[int, int, int, int] | None = None,
     pixel_size_mm: float | None = None,
+    smoothing_s: float = DEFAULT_SPAN_S,
 ) -> Stream:
     """Stream results from a camera, a recording or anything else that gives frames.
 
@@ -192,11 +202,14 @@ def stream(
         region: `(x, y, width, height)` of the ultrasound picture within every frame; None takes
             what the source says (DICOM knows), or else the whole frame.
         pixel_size_mm: millimetres per pixel of the frames; None takes what the source says.
+        smoothing_s: answers are averaged over about so many seconds, 0 to 10, of a device's film
+            or of a recording that has times; 0 answers for every frame alone. Pictures of a folder
+            and arrays have no times and are answered one by one.
 
     Raises:
         SourceNotFoundError: the source does not exist.
         SourceError, InvalidImageTypeError: it is nothing that can be streamed.
-        ValueError: `policy`, `region` or `pixel_size_mm` is out of range.
+        ValueError: `policy`, `region`, `pixel_size_mm` or `smoothing_s` is out of range.
         TypeError: `model` is no model.
 
     Example:
@@ -210,6 +223,10 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     check_pixel_size(pixel_size_mm)
+    if not 0 <= smoothing_s <= _LONGEST_SMOOTHING_S:
+        raise ValueError(
+            f"smoothing_s must be 0 to {_LONGEST_SMOOTHING_S:.0f} seconds, not {smoothing_s!r}"
+        )
     if model is not None and not callable(getattr(model, "analyze_frame", None)):
         raise TypeError(f"model must come from fetalclip_edge.load, not be {model!r}")
     checked_region = check_region(region)
@@ -220,4 +237,5 @@ def stream(
         policy or ("latest" if opened.live else "all"),
         checked_region,
         pixel_size_mm,
+        smoothing_s,
     )

@@ -209,6 +209,7 @@ def test_a_missing_key_is_named(edited: Callable[[Edit], Path], key: str) -> Non
         (("prompt_sets", "planes", "temperature"), -0.1),
         (("prompt_sets", "planes", "temperature"), True),
         (("thresholds", "domain_distance"), "0.5"),
+        (("thresholds", "domain_distance"), 0),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(

@@ -480,7 +480,7 @@ def test_another_bundle_answers(
     scans: Path,
     edited_bundle: Callable[[Callable[[dict[str, Any]], object]], Path],
 ) -> None:
-    bundle = edited_bundle(lambda manifest: manifest["thresholds"].update(domain_distance=0))
+    bundle = edited_bundle(lambda manifest: manifest["thresholds"].update(domain_distance=1e-9))
     run = command_line("analyze", scans, "--json", "--bundle", bundle, "--backend", "onnxruntime")
     assert run.code == 0
     assert {answer["state"] for answer in run.objects} == {"out_of_domain"}

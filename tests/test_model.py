@@ -44,7 +44,9 @@ def sure_model(edited_bundle: Edit) -> fe.Model:
 @pytest.fixture
 def doubting_model(edited_bundle: Edit) -> fe.Model:
     """The shipped model, but with every picture outside its domain."""
-    return fe.load(edited_bundle(lambda manifest: manifest["thresholds"].update(domain_distance=0)))
+    return fe.load(
+        edited_bundle(lambda manifest: manifest["thresholds"].update(domain_distance=1e-9))
+    )
 
 
 @pytest.fixture(scope="module")

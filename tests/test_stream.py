@@ -476,6 +476,8 @@ def test_a_failing_model_stops_everything() -> None:
         ({"policy": "newest"}, "policy"),
         ({"pixel_size_mm": 0.0}, "pixel_size_mm"),
         ({"pixel_size_mm": float("nan")}, "pixel_size_mm"),
+        ({"smoothing_s": -0.1}, "smoothing_s"),
+        ({"smoothing_s": float("nan")}, "smoothing_s"),
     ],
 )
 def test_an_option_out_of_range_is_named(options: Any, named: str, model: Stub) -> None:

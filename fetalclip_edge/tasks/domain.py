@@ -26,13 +26,15 @@ class DomainCheck:
         sizes: name of an output that is looked at -> its length.
 
     Raises:
-        BundleError: the bundle lacks the tensors or the threshold.
+        BundleError: the bundle lacks the tensors or a threshold above 0.
     """
 
     def __init__(self, bundle: ModelBundle) -> None:
         if "domain_distance" not in bundle.thresholds:
             raise BundleError("manifest: thresholds.domain_distance is missing")
         self.largest_distance = bundle.thresholds["domain_distance"]
+        if not self.largest_distance > 0:
+            raise BundleError("manifest: thresholds.domain_distance must be above 0")
         tensors = bundle.tensors("domain.safetensors")
         outputs = [name.removesuffix(".means") for name in tensors if name.endswith(".means")]
         if not outputs:
@@ -41,25 +43,21 @@ class DomainCheck:
         self.sizes = {name: len(part.whitening) for name, part in self._parts.items()}
 
     def distance(self, outputs: Mapping[str, NDArray[np.float32]]) -> float:
-        """How far a frame is from what the model knows.
+        """How far a frame is from what the model knows, in units of the largest accepted distance.
 
         Args:
             outputs: what the graph makes of the frame by name, `(1, length)`.
         """
-        return sum(part.distance(outputs[name][0]) for name, part in self._parts.items())
+        total = sum(part.distance(outputs[name][0]) for name, part in self._parts.items())
+        return total / self.largest_distance
 
-    def objection(self, outputs: Mapping[str, NDArray[np.float32]]) -> str | None:
-        """Why a frame is out of domain, or None when it is not.
-
-        Args:
-            outputs: what the graph makes of the frame by name, `(1, length)`.
-        """
-        distance = self.distance(outputs)
-        if distance <= self.largest_distance:
+    @staticmethod
+    def objection(distance: float) -> str | None:
+        """Why a frame at a distance is out of domain, or None when it is not."""
+        if distance <= 1:
             return None
         return (
-            "unlike the fetal ultrasound the model knows "
-            f"(distance {distance:.2f}, at most {self.largest_distance:.2f})"
+            f"unlike the fetal ultrasound the model knows ({distance:.2f} times as far as accepted)"
         )
 
 

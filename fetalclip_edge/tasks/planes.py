@@ -10,7 +10,7 @@ from fetalclip_edge.errors import BundleError
 from fetalclip_edge.results import BRAIN_PLANES, PLANES, BrainPlaneScores, PlaneScores
 from fetalclip_edge.tasks.zero_shot import ZeroShotClassifier
 
-__all__ = ["PlanesTask"]
+__all__ = ["PlanesTask", "brain_plane_scores", "plane_scores"]
 
 
 class PlanesTask:
@@ -38,14 +38,24 @@ class PlanesTask:
             The plane, and the brain sub-plane (None unless `brain` scores highest).
         """
         found = self._planes(embedding)
-        label = "other" if abstain else found.label
-        plane = PlaneScores(label, found.scores[label], found.scores)
+        plane = plane_scores(found.scores, abstain=abstain)
         if found.label != "brain":
             return plane, None
-        part = self._brain_planes(embedding)
-        if abstain:
-            return plane, BrainPlaneScores(None, 0.0, part.scores)
-        return plane, BrainPlaneScores(part.label, part.scores[part.label], part.scores)
+        return plane, brain_plane_scores(self._brain_planes(embedding).scores, abstain=abstain)
+
+
+def plane_scores(scores: dict[str, float], *, abstain: bool) -> PlaneScores:
+    """The plane with the highest of the scores, or `other` when abstaining."""
+    label = "other" if abstain else max(scores, key=scores.__getitem__)
+    return PlaneScores(label, scores[label], scores)
+
+
+def brain_plane_scores(scores: dict[str, float], *, abstain: bool) -> BrainPlaneScores:
+    """The sub-plane with the highest of the scores, or none when abstaining."""
+    if abstain:
+        return BrainPlaneScores(None, 0.0, scores)
+    label = max(scores, key=scores.__getitem__)
+    return BrainPlaneScores(label, scores[label], scores)
 
 
 def _classifier(
