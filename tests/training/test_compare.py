@@ -11,14 +11,16 @@ import pytest
 import torch
 import typer
 
+from fetalclip_edge.results import PLANES
 from training.compare import compare, main, markdown
 from training.config import load_config
-from training.datasets import Example
+from training.datasets import Example, load_images
 from training.models import DualEncoder, ModelConfig
-from training.release import PROMPTS, Origin, save_release
+from training.release import PROMPTS, Origin, load_release, save_release
 from training.session import train_and_validation
 from training.shards import read_examples, read_manifest
 from training.validation import Validation
+from training.zero_shot import embed_images
 
 MakeRun = Callable[..., Path]
 
@@ -77,11 +79,28 @@ def test_seeds_of_a_method_are_put_together_and_the_best_is_named(
     assert spread["mean"] == pytest.approx(sum(values) / 2)
     assert report["methods"]["a"]["runs"] == 2
     assert report["methods"]["b"]["test"]["planes"]["mean"] == other["test"]["planes"]
-    by_validation = {run["run"]: sum(run["validation"].values()) for run in report["runs"]}
-    assert by_validation[report["best"]["run"]] == max(by_validation.values())
+    by_validation = {run["run"]: sum(run["log_loss"].values()) for run in report["runs"]}
+    assert by_validation[report["best"]["run"]] == min(by_validation.values())
     table = markdown(report).splitlines()
     assert [line.split("|")[1].strip() for line in table[2:4]] == ["a", "b"]
-    assert f"Best by validation: {report['best']['run']}" in table[-1]
+    assert f"Best by validation (least log loss): {report['best']['run']}" in table[-1]
+
+
+def test_the_log_loss_is_torchs_cross_entropy_at_the_models_own_scale(
+    drawn: Path, experiment: Path, make_run: MakeRun
+) -> None:
+    folder = make_run(0)
+    release = load_release(folder)
+    held = train_and_validation(drawn, load_config(experiment))[1]
+    planes = [e for e in held if e.head_circumference_mm is None]
+    pixels = load_images(planes, release.config.image_size, "held", quiet=True)
+    logits = release.scale * (
+        embed_images(release.tower, pixels) @ torch.from_numpy(release.embeddings["planes"]).T
+    )
+    truth = torch.tensor([PLANES.index(e.facts.plane) for e in planes])
+    expected = torch.nn.functional.cross_entropy(logits, truth).item()
+    [run] = compare([("a", folder)], drawn)["runs"]
+    assert run["log_loss"]["planes"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_runs_that_cannot_be_compared_are_refused(drawn: Path, make_run: MakeRun) -> None:

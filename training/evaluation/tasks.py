@@ -36,7 +36,7 @@ from training.evaluation.zero_shot import measure_recognition
 from training.prompts import PromptSet, gestational_age_prompts
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["RECOGNISED", "TASKS", "Evaluation", "Results", "recognise"]
+__all__ = ["RECOGNISED", "TASKS", "Evaluation", "Results", "label_of", "recognise"]
 
 _SHOWN_PER_CLASS = 2
 
@@ -78,7 +78,7 @@ def recognise(
     found = measure_recognition(
         embeddings @ encoder.embed_prompts(prompts).T,
         prompts.labels,
-        [_label(example, task) for example in examples],
+        [label_of(example, task) for example in examples],
         [example.group for example in examples],
         RECOGNISED[task],
     )
@@ -199,7 +199,7 @@ class Evaluation:
         places = embedding_map(self._embed("test")[rows])
         columns = {
             "planes": [example.facts.plane or "" for example in examples],
-            "brain sub-planes": [_label(example, "brain_planes") or "" for example in examples],
+            "brain sub-planes": [label_of(example, "brain_planes") or "" for example in examples],
         }
         self._results.pictures["embedding_map.png"] = False
         draw_map(places, columns, self._pictures / "embedding_map.png")
@@ -226,7 +226,7 @@ class Evaluation:
         rows, test = self._labelled("test", task), self._examples["test"]
         images = []
         for name in RECOGNISED[task]:
-            chosen = [row for row in rows if _label(test[row], task) == name]
+            chosen = [row for row in rows if label_of(test[row], task) == name]
             for row in chosen[:_SHOWN_PER_CLASS]:
                 best = int((embeddings @ self._embed("test")[row]).argmax())
                 levels = encoder.grey_levels(np.asarray(test[row].open()))
@@ -272,7 +272,7 @@ class Evaluation:
         rows = [
             row
             for row, example in enumerate(self._examples.get(split, ()))
-            if _label(example, task) in RECOGNISED[task]
+            if label_of(example, task) in RECOGNISED[task]
         ]
         if not rows:
             raise NotMeasurableError(
@@ -285,7 +285,7 @@ class Evaluation:
         examples = [self._examples[split][row] for row in rows]
         return Samples(
             self._embed(split)[rows],
-            np.array([_label(example, task) for example in examples], dtype=str),
+            np.array([label_of(example, task) for example in examples], dtype=str),
             np.array([example.group for example in examples], dtype=str),
         )
 
@@ -302,7 +302,7 @@ TASKS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {
 """Every task by its name, in the order in which they run."""
 
 
-def _label(example: Example, task: str) -> str | None:
+def label_of(example: Example, task: str) -> str | None:
     """The label that a task goes by.
 
     HC18's heads are called brain by us, not by a person who looked for planes: they are not
