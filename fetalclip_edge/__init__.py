@@ -5,14 +5,16 @@ Not a medical device: for research and engineering, never for diagnosis.
 
 from importlib.metadata import version
 
+from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.errors import FetalCLIPEdgeError, SourceError
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.preprocess import preprocess
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.sources import Source
-from fetalclip_edge.stream import Stream, StreamStats, stream
+from fetalclip_edge.stream import StateChange, Stream, StreamStats, stream
 
 __all__ = [
+    "Backoff",
     "FetalCLIPEdgeError",
     "Frame",
     "Model",
@@ -20,6 +22,7 @@ __all__ = [
     "Result",
     "Source",
     "SourceError",
+    "StateChange",
     "Stream",
     "StreamState",
     "StreamStats",

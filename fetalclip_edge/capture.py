@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
+from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.errors import FrameError, SourceError
 from fetalclip_edge.mailbox import Mailbox
 from fetalclip_edge.results import Frame
@@ -34,6 +35,7 @@ class Captured:
 
     frames: int
     unreadable: int
+    reconnects: int
 
 
 class Capture:
@@ -46,10 +48,15 @@ class Capture:
         source: opened by `start`.
         mailbox: where the frames go.
         play: hold frames back until their presentation time, as a camera would deliver them.
+        backoff: how long to wait before a lost source is opened again, or None to end the stream
+            with the error. The first opening is tried once.
     """
 
-    def __init__(self, source: Source, mailbox: Mailbox, *, play: bool) -> None:
+    def __init__(
+        self, source: Source, mailbox: Mailbox, *, play: bool, backoff: Backoff | None = None
+    ) -> None:
         self._source, self._mailbox, self._play = source, mailbox, play
+        self._backoff = backoff
         self._thread: threading.Thread | None = None
         self._opened = threading.Event()
         self._stopping = threading.Lock()
@@ -57,11 +64,13 @@ class Capture:
         self._open_failure: BaseException | None = None
         self._frames = 0
         self._unreadable = 0
+        self._epoch = 0
+        self._next_index = self._first_index = 0
 
     @property
     def captured(self) -> Captured:
         """The counts so far."""
-        return Captured(self._frames, self._unreadable)
+        return Captured(self._frames, self._unreadable, self._epoch)
 
     def start(self) -> None:
         """Open the source and begin to read.
@@ -116,13 +125,54 @@ class Capture:
             finally:
                 self._opened.set()
             try:
-                self._read_all()
+                while not self._read_until_lost():
+                    pass
             except BaseException as error:
                 self._mailbox.end(error)
             else:
                 self._mailbox.end()
         finally:
             self._close_source()
+
+    def _read_until_lost(self) -> bool:
+        """Read the source to its end, or until it is lost and found again.
+
+        Returns:
+            True at the end, False when there is more to read.
+
+        Raises:
+            SourceError: it is lost, and cannot be opened again.
+        """
+        try:
+            self._read_all()
+        except SourceError as error:
+            if self._backoff is None or not self._source.live or self._source.renew() is None:
+                raise
+            _log.warning("%s; looking for it again", error)
+            self._mailbox.lose(error)
+            return not self._find_again(self._backoff)
+        return True
+
+    def _find_again(self, backoff: Backoff) -> bool:
+        """Open the source anew, however often it takes; False when nobody wants frames any more."""
+        for wait_s in backoff.waits():
+            self._close_source()
+            if self._mailbox.wait_until_closed(wait_s):
+                return False
+            renewed = self._source.renew()
+            assert renewed is not None
+            self._source = renewed
+            try:
+                renewed.open()
+            except SourceError as error:
+                _log.info("%s", error)
+                self._mailbox.lose(error)
+                continue
+            self._epoch += 1
+            self._first_index = self._next_index
+            _log.warning("%s is back", renewed.name)
+            return True
+        raise AssertionError("a back-off has no end")
 
     def _close_source(self) -> None:
         try:
@@ -153,7 +203,13 @@ class Capture:
                     f"{self._source.name}: read() must return a fetalclip_edge.Frame or None, not "
                     f"{type(frame).__name__}"
                 )
-            frame = replace(frame, grab_ms=(frame.captured_ns - begin) / 1e6)
+            frame = replace(
+                frame,
+                index=self._first_index + frame.index,
+                grab_ms=(frame.captured_ns - begin) / 1e6,
+                epoch=self._epoch,
+            )
+            self._next_index = frame.index + 1
             if self._play and frame.pts_s is not None:
                 pts_ns = round(frame.pts_s * 1e9)
                 now_ns = time.monotonic_ns()

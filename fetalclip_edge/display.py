@@ -80,7 +80,9 @@ def answer(item: Result | Unreadable) -> None:
         _out.print(f"{escape(item.source)}  [red]{escape(item.error)}[/]", soft_wrap=True)
         return
     plane, brain = item.plane, item.brain_plane
-    words = [f"[bold]{plane.label}[/] {100 * plane.confidence:.0f} %"]
+    words = []
+    if item.embedding.size:  # else there was no picture to answer for
+        words.append(f"[bold]{plane.label}[/] {100 * plane.confidence:.0f} %")
     if brain is not None and brain.label is not None:
         words.append(f"{brain.label} {100 * brain.confidence:.0f} %")
     state = str(item.state)
@@ -99,6 +101,7 @@ def stream_summary(stats: StreamStats) -> None:
         f"{stats.results} results of {stats.frames} frames in {stats.seconds:.1f} s "
         f"({stats.results_per_second:.1f} a second), {stats.dropped} dropped, "
         f"{stats.unreadable} unreadable"
+        + (f", lost and found again {stats.reconnects} times" if stats.reconnects else "")
     )
     _out.print(_latency_table({k: asdict(v) for k, v in stats.latency_ms.items()}))
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import Literal
 
 from fetalclip_edge.results import Frame
 
-__all__ = ["Mailbox", "Policy"]
+__all__ = ["Mailbox", "Policy", "Silence"]
 
 Policy = Literal["latest", "all"]
 
 _QUEUE = 4
 """Frames that wait under the policy `all`: enough to keep the decoder busy, few enough that an
 answer is never far behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No frame came.
+
+    Attributes:
+        lost: why the source is lost for now, or None when it is only slow.
+    """
+
+    lost: BaseException | None
 
 
 class Mailbox:
@@ -33,6 +45,8 @@ class Mailbox:
         self._ended = False
         self._closed = False
         self._failure: BaseException | None = None
+        self._lost: BaseException | None = None
+        self._lost_is_news = False
 
     @property
     def closed(self) -> bool:
@@ -50,6 +64,7 @@ class Mailbox:
             if self._closed:
                 return False
             self._frames.append(frame)
+            self._lost, self._lost_is_news = None, False
             self._changed.notify_all()
             return True
 
@@ -59,14 +74,27 @@ class Mailbox:
             self._ended, self._failure = True, failure
             self._changed.notify_all()
 
-    def take(self) -> Frame | None:
-        """Wait for the next frame; None after the last.
+    def lose(self, reason: BaseException) -> None:
+        """Say that the source is lost for now, and looked for until the next frame comes."""
+        with self._changed:
+            self._lost, self._lost_is_news = reason, True
+            self._changed.notify_all()
+
+    def take(self, timeout: float | None = None) -> Frame | Silence | None:
+        """Wait for the next frame.
+
+        Args:
+            timeout: seconds to wait, or None to wait for as long as it takes.
+
+        Returns:
+            The frame, None after the last, or `Silence` when none has come in time or the source
+            has just been lost.
 
         Raises:
             BaseException: what broke the source, after the frames that came before it.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._ended or bool(self._frames))
+            self._changed.wait_for(self._has_news, timeout)
             if self._closed:
                 return None
             if self._frames:
@@ -76,7 +104,13 @@ class Mailbox:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
-            return None
+            if self._ended:
+                return None
+            self._lost_is_news = False
+            return Silence(self._lost)
+
+    def _has_news(self) -> bool:
+        return self._closed or self._ended or self._lost_is_news or bool(self._frames)
 
     def close(self) -> None:
         """Tell both sides to stop waiting."""

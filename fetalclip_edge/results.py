@@ -41,9 +41,9 @@ class StreamState(str, Enum):
     FROZEN = "frozen"
     """The picture stands still: the probe's freeze key."""
     STALE = "stale"
-    """Nothing new has come from the source for too long. This version does not tell it yet."""
+    """Nothing new has come from the source for too long: there is no answer."""
     NO_SIGNAL = "no_signal"
-    """The picture is flat."""
+    """The picture is flat, or the source is lost and being looked for."""
     OUT_OF_DOMAIN = "out_of_domain"
     """The picture is unlike the fetal ultrasound the model knows; it abstains."""
 
@@ -68,13 +68,15 @@ class Frame:
         image: uint8, `(H, W)` grey or `(H, W, 3)` in the order that `color` says. Nobody writes
             to it again, the source least of all: several readers may hold it.
         color: "gray", "rgb" or "bgr".
-        index: running number of the frame in its source, from 0.
+        index: running number of the frame in its source, from 0; a stream counts on when
+            its source was lost and found again.
         captured_ns: `time.monotonic_ns()` right after the grab.
         source: where it came from, without credentials.
         pts_s: presentation time in the recording, in seconds, or None.
         region: the ultrasound picture within the frame, or None for the whole frame.
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
         grab_ms: how long the source took to deliver it, or None when not measured.
+        epoch: how often the source had been lost and opened again before.
     """
 
     image: NDArray[np.uint8]
@@ -86,6 +88,7 @@ class Frame:
     region: Region | None = None
     pixel_size_mm: float | None = None
     grab_ms: float | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +174,14 @@ class Result:
         gestational_age: None when the bundle has no way to tell it or withholds it.
         head: head biometry, or None likewise.
         timing: milliseconds per stage.
-        embedding: float32 `(D,)`, L2-normalised.
+        embedding: float32 `(D,)`, L2-normalised; `(0,)` where there was no picture.
         source: where the frame came from, without credentials.
-        frame_index: running number of the frame in its source; None for a single image.
+        frame_index: running number of the frame in its source; None for a single image, and where
+            no frame came.
         pts_s: presentation time in the recording, in seconds, or None.
         dropped: frames dropped by the stream so far; None for a single image.
         reason: why the model abstains, in words; None when it does not.
+        epoch: how often the stream's source had been lost and opened again before.
         domain_distance: how far the frame is from the fetal ultrasound that the model knows, in
             units of the largest distance at which it answers; None for a flat picture.
     """
@@ -194,6 +199,7 @@ class Result:
     dropped: int | None = None
     reason: str | None = None
     domain_distance: float | None = None
+    epoch: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that the command line prints, as plain Python values."""
@@ -214,7 +220,7 @@ class Result:
             "head_circumference_mm": None if head is None else head.head_circumference_mm,
             "timing_ms": self.timing.to_dict(),
         }
-        if self.frame_index is not None:
+        if self.frame_index is not None or self.dropped is not None:
             answer |= {"frame_index": self.frame_index, "pts_s": self.pts_s}
         if self.dropped is not None:
             answer["dropped"] = self.dropped

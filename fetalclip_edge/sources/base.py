@@ -56,6 +56,14 @@ class Source(ABC):
             SourceError: nothing more can be read.
         """
 
+    def renew(self) -> Source | None:
+        """Another source for the same device or address, not yet opened, or None.
+
+        A stream asks for one when a live source is lost. None, the answer of a source that does
+        not say otherwise, ends the stream with the error.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything. Safe to call twice, and before `open`."""

@@ -122,6 +122,10 @@ class CameraSource(_CaptureSource):
         """
         self._handle.open(self._make)
 
+    def renew(self) -> CameraSource:
+        """The same device, to be opened again."""
+        return CameraSource(self._device, make_capture=self._make_capture)
+
     def _make(self) -> tuple[VideoDevice, Callable[[], object]]:
         if self._make_capture is not None:
             capture = self._make_capture(self._device)
@@ -171,6 +175,10 @@ class GStreamerSource(_CaptureSource):
             SourceError: this OpenCV has no GStreamer, or the pipeline does not start.
         """
         self._handle.open(self._make)
+
+    def renew(self) -> GStreamerSource:
+        """The same pipeline, to be started again."""
+        return GStreamerSource(self._pipeline, make_capture=self._make_capture)
 
     def _make(self) -> tuple[VideoDevice, Callable[[], object]]:
         if self._make_capture is not None:

@@ -67,13 +67,13 @@ class VideoSource(Source):
         open_timeout_s: float = 10.0,
         read_timeout_s: float = 4.0,
     ) -> None:
+        self._source, self._live_as_told = source, live
         self._is_url = isinstance(source, str) and "://" in source
         # An absolute path, for FFmpeg takes the "a" of "a:b.mp4" for a protocol.
         self._address = str(source) if self._is_url else str(Path(source).absolute())
         self.name = hide_credentials(str(source)) if self._is_url else str(source)
         self.live = self._is_url if live is None else live
-        # Behind http there may be a recording, which has an end.
-        self._endless = self._is_url and not str(source).lower().startswith("http")
+        self._endless = False
         self._timeouts = (open_timeout_s, read_timeout_s)
         self._handle: Handle[_Decoding] = Handle(self.name)
 
@@ -90,6 +90,9 @@ class VideoSource(Source):
         decoding = self._handle.open(self._make)
         self.frame_rate = decoding.frame_rate
         self.frame_count = decoding.frame_count
+        # Behind http there may be a recording, which has an end.
+        http = self._address.lower().startswith("http")
+        self._endless = self._is_url and not (http and decoding.has_length)
 
     def read(self) -> Frame | None:
         """Decode the next picture.
@@ -119,6 +122,15 @@ class VideoSource(Source):
                         f"{self.name}: no picture came for {self._timeouts[1]:g} s"
                     ) from None
                 raise SourceError(f"{self.name}: broke off: {_reason(error)}") from None
+
+    def renew(self) -> VideoSource | None:
+        """Another connection to the same address; None for a file."""
+        if not self._is_url:
+            return None
+        open_s, read_s = self._timeouts
+        return VideoSource(
+            self._source, live=self._live_as_told, open_timeout_s=open_s, read_timeout_s=read_s
+        )
 
     def close(self) -> None:
         """Close the file or connection, at the latest when a read under way returns."""
@@ -162,6 +174,7 @@ class _Decoding:
         rate = stream.average_rate or stream.guessed_rate
         self.frame_rate = float(rate) if rate else None
         self.frame_count = stream.frames or None
+        self.has_length = bool(stream.duration or container.duration)
         self._packets: Iterator[Any] = container.demux(stream)
         self._waiting: deque[Any] = deque()
         self._index = -1

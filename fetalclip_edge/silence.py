@@ -1,0 +1,36 @@
+"""The result when there is no frame: a state and a reason, and no answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fetalclip_edge.mailbox import Silence
+from fetalclip_edge.results import PLANES, PlaneScores, Result, StreamState, Timing
+
+__all__ = ["answer_to_silence"]
+
+
+def answer_to_silence(silence: Silence, source: str, waited_s: float) -> Result:
+    """Say that no frame came. Every plane is as likely as any other: nothing is known.
+
+    Args:
+        silence: what the mailbox gave.
+        source: name of the source.
+        waited_s: how long nothing has come, in seconds.
+    """
+    if silence.lost is None:
+        state, reason = StreamState.STALE, f"no new picture for {waited_s:g} s"
+    else:
+        state, reason = StreamState.NO_SIGNAL, f"looking for the source again: {silence.lost}"
+    scores = dict.fromkeys(PLANES, 1 / len(PLANES))
+    return Result(
+        state=state,
+        plane=PlaneScores("other", scores["other"], scores),
+        brain_plane=None,
+        gestational_age=None,
+        head=None,
+        timing=Timing(preprocess_ms=0.0, inference_ms=0.0, interpret_ms=0.0),
+        embedding=np.empty(0, dtype=np.float32),
+        source=source,
+        reason=reason,
+    )
