@@ -16,8 +16,6 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
-from scipy.special import softmax
-from sklearn.metrics import log_loss
 
 from training.datasets import Example
 from training.evaluation.encoders import Embeddings, Encoder, open_encoder
@@ -25,6 +23,7 @@ from training.evaluation.tasks import RECOGNISED, label_of, recognise
 from training.options import told
 from training.release import load_release
 from training.shards import read_examples, read_manifest
+from training.zero_shot import recognition_log_loss
 
 __all__ = ["compare", "main", "markdown"]
 
@@ -104,11 +103,10 @@ def _log_loss(
     encoder: Encoder, embeddings: Embeddings, examples: Sequence[Example], task: str
 ) -> float:
     prompts = encoder.prompts(task)
-    labels = {row: label_of(example, task) for row, example in enumerate(examples)}
-    truth = {r: prompts.labels.index(name) for r, name in labels.items() if name in prompts.labels}
-    known = embeddings[list(truth)].astype(np.float64)
-    scores = softmax(known @ encoder.embed_prompts(prompts).T, axis=1)
-    return float(log_loss(list(truth.values()), scores, labels=range(len(prompts.labels))))
+    truth = [label_of(example, task) for example in examples]
+    return recognition_log_loss(
+        embeddings @ encoder.embed_prompts(prompts).T, truth, prompts.labels
+    )
 
 
 def _by_method(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ __all__ = [
     "load_published",
     "load_release",
     "save_release",
+    "write_release",
 ]
 
 WEIGHTS = "weights.pt"
@@ -147,25 +148,44 @@ def save_release(
         torch.save(as_published(model), folder / WEIGHTS)
         _describe(folder, {"published": model.name}, validation, held_out, origin)
         return
-    towers: dict[str, nn.Module] = {"image_tower": model.image}
     text = getattr(model.text, "tower", model.text)  # a student's is its teacher's, wrapped
-    if isinstance(text, TextTower):
-        towers["text_tower"] = text
+    described: dict[str, dict[str, object]] = {
+        name: {"labels": p.labels, "texts": p.prompts, "sha256": p.sha256}
+        for name, p in prompts.items()
+    }
+    release = Release(
+        config=model.config,
+        tower=model.image,
+        text=text if isinstance(text, TextTower) else None,
+        scale=float(model.scale.detach()),
+        prompts=described,
+        embeddings={name: embed_prompts(model, p).cpu().numpy() for name, p in prompts.items()},
+        validation=validation,
+        held_out=frozenset(held_out),
+        origin=origin,
+    )
+    write_release(folder, release)
+
+
+def write_release(folder: Path, release: Release) -> None:
+    """Write a model of our own shapes as `load_release` reads it, weights in half precision."""
+    towers: dict[str, nn.Module | None] = {
+        "image_tower": release.tower,
+        "text_tower": release.text,
+    }
     for name, tower in towers.items():
+        if tower is None:
+            continue
         half = {k: v.half() if v.is_floating_point() else v for k, v in tower.state_dict().items()}
         encoded = encode_tensors({k: v.contiguous().cpu() for k, v in half.items()})
         (folder / f"{name}.safetensors").write_bytes(encoded)
-    embeddings = {name: embed_prompts(model, p).cpu().numpy() for name, p in prompts.items()}
-    (folder / "prompts.safetensors").write_bytes(encode_arrays(embeddings))
+    (folder / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
     own = {
-        "model": model.config.to_dict(),
-        "logit_scale": float(model.scale.detach()),
-        "prompts": {
-            name: {"labels": p.labels, "texts": p.prompts, "sha256": p.sha256}
-            for name, p in prompts.items()
-        },
+        "model": release.config.to_dict(),
+        "logit_scale": release.scale,
+        "prompts": release.prompts,
     }
-    _describe(folder, own, validation, held_out, origin)
+    _describe(folder, own, release.validation, release.held_out, release.origin)
 
 
 def _describe(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from sklearn.metrics import f1_score
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import f1_score, log_loss
 from torch import Tensor
 
 from training.models import ImageTextModel
 from training.prompts import PromptSet
 
-__all__ = ["SCORED_PLANES", "embed_images", "embed_prompts", "macro_f1"]
+__all__ = ["SCORED_PLANES", "embed_images", "embed_prompts", "macro_f1", "recognition_log_loss"]
 
 SCORED_PLANES = ("abdomen", "brain", "femur", "thorax")
 """The planes with enough images to be scored; cervix and other have too few."""
@@ -46,3 +49,23 @@ def macro_f1(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]
     known, found = zip(*kept, strict=True)
     there = [label for label in labels if label in known]
     return float(f1_score(known, found, labels=there, average="macro", zero_division=0))
+
+
+def recognition_log_loss(
+    logits: NDArray[np.floating], truth: Sequence[str | None], labels: Sequence[str]
+) -> float:
+    """Log loss, in nats, on the images whose truth is one of the labels.
+
+    Args:
+        logits: `(N, labels)`: cosines with the prompts, times the logit scale.
+        truth: what each image shows.
+        labels: the classes.
+
+    Raises:
+        ValueError: no image is labelled with any of them.
+    """
+    known = {row: labels.index(name) for row, name in enumerate(truth) if name in labels}
+    if not known:
+        raise ValueError(f"no image is labelled with any of {', '.join(labels)}")
+    scores = softmax(logits[list(known)].astype(np.float64), axis=1)
+    return float(log_loss(list(known.values()), scores, labels=range(len(labels))))
