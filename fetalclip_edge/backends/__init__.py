@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fetalclip_edge.backends.base import Backend
 from fetalclip_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fetalclip_edge.backends.openvino import OpenVINOBackend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError
 
@@ -12,7 +13,13 @@ __all__ = ["BACKENDS", "MOST_THREADS", "Backend", "load_backend"]
 MOST_THREADS = 256
 """More only wait for each other, and runtimes hang on some thousands."""
 
-BACKENDS: dict[str, type[Backend]] = {OnnxRuntimeBackend.name: OnnxRuntimeBackend}
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend
+    for backend in (
+        OpenVINOBackend,
+        OnnxRuntimeBackend,
+    )
+}
 """Name -> backend, in the order in which "auto" prefers them."""
 
 
