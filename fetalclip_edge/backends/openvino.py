@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +16,9 @@ from fetalclip_edge.backends.signature import Signature, blank_frame
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BackendUnavailableError
 
-__all__ = ["OpenVINOBackend"]
+__all__ = ["OpenVINOBackend", "import_runtime"]
 
+_TELEMETRY = "openvino_telemetry"
 _EXTERNAL = b"\x0a\x08location"
 """Key of ONNX's `external_data` entry with a file name, as protobuf writes it."""
 
@@ -31,7 +34,7 @@ class OpenVINOBackend(Backend):
 
     def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
         try:
-            import openvino as ov
+            ov = import_runtime()
         except ImportError as error:
             raise BackendUnavailableError(
                 f"OpenVINO is not installed or does not load ({error}): "
@@ -124,6 +127,25 @@ class _Worker:
         # The request keeps their addresses until the next run, and so they must live as long.
         self._bound = (inputs, *outputs.values())
         self._request.infer(share_outputs=True)
+
+
+def import_runtime() -> Any:
+    """The module `openvino`, imported without its telemetry.
+
+    On import, OpenVINO 2026 writes an identifier into the user's home and sends a message to an
+    analytics server, unless telemetry is refused or not installed. A device in a clinic does
+    neither unasked.
+
+    Raises:
+        ImportError: OpenVINO is not installed or does not load.
+    """
+    if "openvino" in sys.modules or _TELEMETRY in sys.modules:
+        return importlib.import_module("openvino")  # what it does is already settled
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[_TELEMETRY]
 
 
 def _one_line(error: Exception) -> str:

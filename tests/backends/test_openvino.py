@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import openvino as ov
 import pytest
 
 from fetalclip_edge.backends import load_backend
+from fetalclip_edge.backends.openvino import import_runtime
 from fetalclip_edge.bundle import ModelBundle
 
 from .conftest import DIM, LINEAR_PREPROCESS, SIZE, MakeBundle
+
+ov = import_runtime()
 
 
 @pytest.fixture
@@ -22,7 +28,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
 
     class Core(ov.Core):
-        def compile_model(self, model: ov.Model, device: str, options: dict[str, Any]) -> Any:
+        def compile_model(self, model: Any, device: str, options: dict[str, Any]) -> Any:
             compiled = super().compile_model(model, device, options)
             seen.append({name: compiled.get_property(name) for name in options})
             return compiled
@@ -76,3 +82,30 @@ def test_outputs_are_told_apart_by_name(
     found = load_backend(bundle, "openvino").encode(np.full((1, 1, SIZE, SIZE), 9, np.uint8))
     np.testing.assert_allclose(found["brightness"], [[9]], rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found["embedding"]), 1, atol=1e-5)
+
+
+def test_loading_it_tells_nobody(linear: ModelBundle, tmp_path: Path) -> None:
+    # Given a home without any consent to telemetry, and a machine that is no build server
+    code = f"""
+import importlib.util, sys
+calls = []
+sys.addaudithook(lambda event, _: event.startswith("socket.") and calls.append(event))
+import fetalclip_edge.backends as backends
+from fetalclip_edge.bundle import ModelBundle
+assert importlib.util.find_spec("openvino_telemetry"), "it comes with openvino"
+backends.load_backend(ModelBundle.load({str(linear.folder)!r}), "openvino")
+assert not calls, calls
+assert not any(name.startswith("openvino_telemetry") for name in sys.modules)
+import openvino_telemetry  # who wants it may still have it
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("CI", "TF_BUILD")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # When the backend has loaded, then nothing was written into it
+    assert list(tmp_path.iterdir()) == []
