@@ -283,7 +283,7 @@ def test_two_threads_answer_as_one_does(model: fe.Model, pictures: list[Pixels])
 
 @pytest.mark.parametrize("backend", ["tensorflow", "", "ONNXRuntime"])
 def test_an_unknown_backend_is_refused(backend: str) -> None:
-    with pytest.raises(ValueError, match="choose one of auto, onnxruntime"):
+    with pytest.raises(ValueError, match="choose one of auto, .*onnxruntime"):
         fe.load(backend=backend)
 
 

@@ -113,15 +113,15 @@ def test_backends_agree_on_real_frames(shipped: ModelBundle, data_root: Path) ->
     paths = sorted((data_root / "native").glob("*.[pj][np]g"))[:16]
     images = [np.asarray(Image.open(path)) for path in paths]
     assert len(images) == 16
-    embeddings, distances = {}, {}
+    embeddings, scores = {}, {}
     for name in CPU_BACKENDS:
         model = fe.Model(shipped, load_backend(shipped, name))
         embeddings[name] = model.embed(images)
-        distances[name] = [model.analyze(image).plane.scores for image in images]
+        scores[name] = [model.analyze(image).plane.scores for image in images]
     cosines = np.sum(embeddings["openvino"] * embeddings["onnxruntime"], axis=1)
     assert cosines.min() > 0.995
     assert cosines.mean() > 0.999
-    for one, other in zip(distances["openvino"], distances["onnxruntime"], strict=True):
+    for one, other in zip(scores["openvino"], scores["onnxruntime"], strict=True):
         assert max(one, key=one.__getitem__) == max(other, key=other.__getitem__)
 
 
