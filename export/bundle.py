@@ -37,8 +37,9 @@ from export.metrics import (
     measure_precisions,
     withheld_shares,
 )
+from export.reference import reference_tensors
 from export.replacing import new_bundle
-from fetalclip_edge.bundle import CHECKSUM, MANIFEST
+from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
 from training.datasets import Example
 from training.release import Release, load_release
@@ -134,7 +135,8 @@ def export_bundle(
             name=name,
             version=version,
         )
-        _write(release, graphs.int8, fitted, manifest, out)
+        reference = encode_arrays(reference_tensors(sessions["fp32"], release.preprocess))
+        _write(release, graphs.int8, fitted, reference, manifest, out)
     return metrics
 
 
@@ -215,12 +217,18 @@ def _gate(metrics: dict[str, Any]) -> None:
 
 
 def _write(
-    release: Release, graph: Path, fitted: Fitted, manifest: dict[str, Any], out: Path
+    release: Release,
+    graph: Path,
+    fitted: Fitted,
+    reference: bytes,
+    manifest: dict[str, Any],
+    out: Path,
 ) -> None:
     with new_bundle(out) as new:
         shutil.copy(graph, new / GRAPH)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
         (new / "domain.safetensors").write_bytes(encode_arrays(fitted.domain.tensors()))
+        (new / REFERENCE).write_bytes(reference)
         (new / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
 

@@ -26,9 +26,11 @@ __all__ = [
     "CHECKSUM",
     "DEFAULT_BUNDLE",
     "MANIFEST",
+    "REFERENCE",
     "SCHEMA_VERSION",
     "ModelBundle",
     "PromptSet",
+    "Reference",
     "file_sha256",
     "prompts_sha256",
 ]
@@ -40,6 +42,9 @@ SCHEMA_VERSION = 3
 """Version of the manifest's layout that this package reads."""
 
 MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
+
+REFERENCE = "reference.safetensors"
+"""Frames with their float32 embeddings, which a bundle may hold."""
 
 T = TypeVar("T")
 
@@ -59,6 +64,19 @@ class PromptSet:
     texts: dict[str, tuple[str, ...]]
     sha256: str
     temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the model gives before quantisation, to judge a graph on a device by.
+
+    Attributes:
+        frames: uint8 `(N, 1, S, S)`, grey, padded and resized for the model already.
+        embeddings: float32 `(N, D)`, L2-normalised, of the model in float32.
+    """
+
+    frames: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +188,49 @@ class ModelBundle:
             BundleError: the manifest does not list the file, or it cannot be read.
             BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        from safetensors.numpy import load
-
-        try:
-            tensors: dict[str, NDArray[np.float32]] = load(self._read(name))
-        except BundleError:
-            raise
-        except Exception as error:
-            raise BundleError(f"{self.folder / name} is no safetensors file: {error}") from error
+        tensors: dict[str, NDArray[np.float32]] = self._load(name)
         for key, tensor in tensors.items():
             if tensor.dtype.name != "float32" or not math.isfinite(float(tensor.sum())):
                 raise BundleError(f"{self.folder / name}: {key} must be finite float32")
+        return tensors
+
+    def reference(self) -> Reference | None:
+        """The reference frames and their embeddings, or None where the bundle has none.
+
+        Raises:
+            BundleError: the file does not hold what it must.
+            BundleIntegrityError: it was changed since the bundle was loaded.
+        """
+        if REFERENCE not in self.files:
+            return None
+        tensors, size = self._load(REFERENCE), self.preprocess.size
+        if set(tensors) != {"frames", "embeddings"}:
+            raise BundleError(f"{REFERENCE} must hold frames and embeddings, not {list(tensors)}")
+        frames, embeddings = tensors["frames"], tensors["embeddings"]
+        number = len(frames) if frames.ndim else 0
+        if frames.dtype.name != "uint8" or frames.shape != (max(1, number), 1, size, size):
+            raise BundleError(
+                f"{REFERENCE}: frames must be uint8 (N, 1, {size}, {size}), "
+                f"not {frames.dtype} {frames.shape}"
+            )
+        shape = (number, self.embedding_dim)
+        if embeddings.dtype.name != "float32" or embeddings.shape != shape:
+            raise BundleError(
+                f"{REFERENCE}: embeddings must be float32 {shape}, "
+                f"not {embeddings.dtype} {embeddings.shape}"
+            )
+        if not bool((abs((embeddings**2).sum(axis=1) - 1) < 1e-3).all()):
+            raise BundleError(f"{REFERENCE}: embeddings must be L2-normalised")
+        return Reference(frames, embeddings)
+
+    def _load(self, name: str) -> dict[str, NDArray[Any]]:
+        from safetensors.numpy import load
+
+        data = self._read(name)
+        try:
+            tensors: dict[str, NDArray[Any]] = load(data)
+        except Exception as error:
+            raise BundleError(f"{self.folder / name} is no safetensors file: {error}") from error
         return tensors
 
     def _read(self, name: str) -> bytes:

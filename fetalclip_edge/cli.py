@@ -10,6 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,14 +20,17 @@ import typer
 
 from fetalclip_edge import display
 from fetalclip_edge.analysis import Unreadable, analyze_paths, list_files, read_pixel_sizes
-from fetalclip_edge.backends import BACKENDS, MOST_THREADS
+from fetalclip_edge.backends import BACKENDS, MOST_THREADS, load_with_choice
+from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bench import benchmark
+from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.results import Result
 from fetalclip_edge.stream import Stream, stream
+from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
 
@@ -212,25 +217,75 @@ def bench(
         display.bench_report(report)
 
 
+@app.command("tune")
+def tune_command(
+    as_json: JsonOption = False,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Frames to time with each graph")
+    ] = 100,
+    bundle: BundleOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Measure the installed backends on this device, and remember the fastest for "auto".
+
+    Each graph of the bundle that a backend runs here is held against the float32 embeddings of the
+    bundle's reference frames; one that strays is dropped. The others take turns on the same frames.
+    The result holds for this bundle, device and number of threads, until a runtime is updated.
+
+    Example: fetalclip-edge tune
+    """
+    with _loading():
+        checked = ModelBundle.load(bundle)
+        steps = rounds + len(graphs_to_try(checked))
+        with display.counter("tuning", steps) as advance:
+            tuning = tune(checked, threads=threads, rounds=rounds, advance=advance)
+    report: dict[str, Any] = {**tuning.to_dict(), "machine": describe_machine(), "remembered": None}
+    problem = None
+    try:
+        report["remembered"] = str(remember_tuning(checked, tuning))
+    except OSError as error:
+        problem = f"measured, but cannot remember it: {error}"
+    if as_json:
+        _print(json.dumps(report, indent=2))
+    else:
+        display.tuning_report(report)
+    if problem is not None:
+        _fail(problem, _FAILED)
+    display.note(f"remembered in {report['remembered']}")
+
+
 @app.command()
 def info(
     as_json: JsonOption = False,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
 ) -> None:
     """Say which versions, machine, bundle and backend are in use, and how good the model is.
+
+    Also which backends are installed, which of them was chosen, and why not the others.
 
     Example: fetalclip-edge info --json
     """
     from fetalclip_edge._native import instruction_sets
 
-    model = _load(bundle, backend, 1)
+    with _loading():
+        checked = ModelBundle.load(bundle)
+        loaded, choice = load_with_choice(checked, backend, threads)
+        model = Model(checked, loaded)
     report: dict[str, Any] = {
         **describe_model(model),
         "bundle_folder": str(model.bundle.folder),
+        "choice": asdict(choice),
+        "backends": {
+            name: {
+                "installed": installed_version(name),
+                "graphs": list(checked.graphs.get(name, {})),
+            }
+            for name in BACKENDS
+        },
         "machine": describe_machine(),
         "preprocessing": instruction_sets(),
-        "backends": list(BACKENDS),
         "intended_use": model.bundle.intended_use,
         "metrics": model.bundle.metrics,
         "thresholds": model.bundle.thresholds,
@@ -275,8 +330,15 @@ def main() -> None:
 
 
 def _load(bundle: Path | None, backend: str, threads: int) -> Model:
-    try:
+    with _loading():
         return load(bundle, backend, threads=threads)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """End with the right exit code when a bundle or a backend cannot be loaded."""
+    try:
+        yield
     except BackendError as error:
         _fail(str(error), _FAILED)
     except (BundleError, ValueError) as error:

@@ -27,6 +27,7 @@ __all__ = [
     "note",
     "progress",
     "stream_summary",
+    "tuning_report",
 ]
 
 T = TypeVar("T")
@@ -150,6 +151,27 @@ def bench_report(report: dict[str, Any]) -> None:
         f"{backend['name']} {backend['version']} on {backend['device']}; "
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, "
         f"Python {machine['python']}",
+        soft_wrap=True,
+    )
+
+
+def tuning_report(report: dict[str, Any]) -> None:
+    """What each graph took and how near it came to float32, the fastest first."""
+    table = Table("backend", "precision", "device", "ms, median", "ms, p95", "cosine", "")
+    for column in table.columns[3:6]:
+        column.justify = "right"
+    for trial in report["trials"]:
+        numbers = [trial["median_ms"], trial["p95_ms"], trial["mean_cosine"]]
+        shown = ["" if n is None else f"{n:.{d}f}" for n, d in zip(numbers, (2, 2, 4), strict=True)]
+        name = trial["backend"] + (f" {trial['version']}" if trial["version"] else "")
+        verdict = escape(trial["problem"] or "")
+        if trial == report["trials"][0]:
+            verdict = "[green]fastest[/]"
+        table.add_row(name, trial["precision"], trial["device"] or "", *shown, verdict)
+    _out.print(table)
+    _out.print(
+        f"{report['rounds']} frames each, taking turns; CPU threads: {report['threads']}; cosine "
+        f"with float32 on the bundle's reference frames, at least {report['least_mean_cosine']:g}",
         soft_wrap=True,
     )
 

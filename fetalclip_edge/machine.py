@@ -6,11 +6,15 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fetalclip_edge.model import Model
+if TYPE_CHECKING:
+    from fetalclip_edge.model import Model
 
-__all__ = ["describe_machine", "describe_model"]
+__all__ = ["describe_machine", "describe_model", "device_name"]
+
+_JETSON = Path("/proc/device-tree/model")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -42,6 +46,22 @@ def describe_model(model: Model) -> dict[str, Any]:
             "device": backend.device,
         },
     }
+
+
+def device_name() -> str:
+    """Everything that computes here, in words: processor, cores, board and NVIDIA GPUs."""
+    found = [f"{_processor()} ({os.cpu_count()} cores)"]
+    for path in (_JETSON, *sorted(_NVIDIA.glob("*/information"))):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if path is _JETSON:
+            found.append(text.strip("\0\n "))
+        else:
+            models = [line for line in text.splitlines() if line.startswith("Model:")]
+            found.extend(line.partition(":")[2].strip() for line in models)
+    return "; ".join(found)
 
 
 def _processor() -> str:

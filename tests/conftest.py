@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def clip_images() -> list[NDArray[np.uint8]]:
     """The grey frames of the shipped clip, as PyAV decodes them."""
     with av.open(str(REPOSITORY / "fetalclip_edge" / "assets" / "simulated_head.mp4")) as container:
         return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own: what the user has tuned decides nothing here."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}" / "fetalclip-edge"
+    monkeypatch.setattr("fetalclip_edge.cache.cache_folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture

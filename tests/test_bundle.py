@@ -337,3 +337,61 @@ def test_a_number_beyond_all_measure_is_refused(edited: Callable[[Edit], Path]) 
 
     with pytest.raises(BundleError, match="domain_distance"):
         ModelBundle.load(edited(swell))
+
+
+# Reference frames
+
+
+def _reference(size: int = MANIFEST["preprocess"]["size"]) -> dict[str, np.ndarray]:
+    embeddings = np.eye(3, MANIFEST["embedding_dim"], dtype=np.float32)
+    return {"frames": np.full((3, 1, size, size), 7, np.uint8), "embeddings": embeddings}
+
+
+def _with_reference(copy: Path, tensors: dict[str, np.ndarray]) -> ModelBundle:
+    save_file(tensors, copy / "reference.safetensors")
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    digest = hashlib.sha256((copy / "reference.safetensors").read_bytes()).hexdigest()
+    manifest["files"]["reference.safetensors"] = {"sha256": digest}
+    sign(copy, json.dumps(manifest).encode())
+    return ModelBundle.load(copy)
+
+
+def test_reference_frames_are_read(copy: Path) -> None:
+    reference = _with_reference(copy, _reference()).reference()
+    assert reference is not None
+    np.testing.assert_array_equal(reference.frames, _reference()["frames"])
+    np.testing.assert_array_equal(reference.embeddings, _reference()["embeddings"])
+
+
+def test_a_bundle_may_have_no_reference_frames(copy: Path) -> None:
+    (copy / "reference.safetensors").unlink(missing_ok=True)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["files"].pop("reference.safetensors", None)
+    sign(copy, json.dumps(manifest).encode())
+    assert ModelBundle.load(copy).reference() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("frames"), "must hold frames and embeddings"),
+        (lambda t: t.update(more=np.zeros(1)), "must hold frames and embeddings"),
+        (lambda t: t.update(frames=t["frames"].astype(np.float32)), "frames must be uint8"),
+        (lambda t: t.update(frames=t["frames"][:, 0]), "frames must be uint8"),
+        (lambda t: t.update(frames=np.array(3, np.uint8)), "frames must be uint8"),
+        (lambda t: t.update(_reference(10)), "frames must be uint8"),
+        (lambda t: t.update(frames=t["frames"][:0], embeddings=t["embeddings"][:0]), "frames must"),
+        (lambda t: t.update(embeddings=t["embeddings"][:2]), "embeddings must be float32"),
+        (lambda t: t.update(embeddings=t["embeddings"].astype(np.float64)), "must be float32"),
+        (lambda t: t.update(embeddings=2 * t["embeddings"]), "L2-normalised"),
+        (lambda t: t["embeddings"].fill(np.nan), "L2-normalised"),
+    ],
+)
+def test_reference_frames_that_do_not_fit_are_refused(
+    copy: Path, change: Callable[[dict[str, np.ndarray]], object], said: str
+) -> None:
+    tensors = _reference()
+    change(tensors)
+    bundle = _with_reference(copy, tensors)
+    with pytest.raises(BundleError, match=said):
+        bundle.reference()

@@ -25,7 +25,7 @@ from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.results import BRAIN_PLANES, PLANES, Frame
 
 COMMAND = [sys.executable, "-m", "fetalclip_edge.cli"]
-COMMANDS = ["demo", "analyze", "stream", "bench", "info"]
+COMMANDS = ["demo", "analyze", "stream", "bench", "tune", "info"]
 STATES = {"live", "frozen", "stale", "no_signal", "out_of_domain"}
 ANSWER = {
     *("source", "state", "plane", "brain_plane", "gestational_age"),

@@ -285,8 +285,14 @@ def test_two_threads_answer_as_one_does(model: fe.Model, pictures: list[Pixels])
 
 @pytest.mark.parametrize("backend", ["tensorflow", "", "ONNXRuntime"])
 def test_an_unknown_backend_is_refused(backend: str) -> None:
-    with pytest.raises(ValueError, match="choose one of auto, onnxruntime"):
+    with pytest.raises(ValueError, match="choose one of auto, .*onnxruntime"):
         fe.load(backend=backend)
+
+
+def test_the_precision_asked_for_is_taken_or_refused() -> None:
+    assert fe.load(backend="onnxruntime", precision="int8").backend.precision == "int8"
+    with pytest.raises(ValueError, match="no fp4 graph for 'onnxruntime'"):
+        fe.load(backend="onnxruntime", precision="fp4")
 
 
 def test_no_threads_are_refused() -> None:

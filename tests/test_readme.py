@@ -10,7 +10,10 @@ from typer.main import get_command
 
 from fetalclip_edge.cli import app
 
-DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/training.md", "docs/benchmarks.md")
+DOCUMENTS = (
+    *("README.md", "docs/quickstart.md", "docs/training.md", "docs/benchmarks.md"),
+    "docs/backends.md",
+)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "docs/bundle.md", "docs/data.md"])

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from fetalclip_edge.backends.base import Backend
+from fetalclip_edge.backends.choice import Choice, choose
 from fetalclip_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fetalclip_edge.backends.openvino import OpenVINOBackend
 from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import BackendError
 
-__all__ = ["BACKENDS", "MOST_THREADS", "Backend", "load_backend"]
+__all__ = ["BACKENDS", "MOST_THREADS", "Backend", "Choice", "load_backend", "load_with_choice"]
 
 MOST_THREADS = 256
 """More only wait for each other, and runtimes hang on some thousands."""
 
-BACKENDS: dict[str, type[Backend]] = {OnnxRuntimeBackend.name: OnnxRuntimeBackend}
-"""Name -> backend, in the order in which "auto" prefers them."""
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend
+    for backend in (
+        OpenVINOBackend,
+        OnnxRuntimeBackend,
+    )
+}
+"""Name -> backend, in the order in which "auto" prefers them. Each is named after the module that
+it imports."""
 
 
 def load_backend(
@@ -23,28 +31,34 @@ def load_backend(
 
     Args:
         bundle: what to run.
-        name: a key of `BACKENDS`, or "auto" for the first of them that the bundle has a graph for.
+        name: a key of `BACKENDS`, or "auto": the fastest of those that `fetalclip-edge tune`
+            measured on this device; without such a result the first of `BACKENDS` that is
+            installed, has a graph in the bundle, and works. The logger "fetalclip_edge" says why
+            others were passed over.
         threads: CPU threads for one frame, 1 to 256.
-        precision: of the graph, or None for the first that the bundle has for the backend.
+        precision: of the graph, or None for the best ("auto") or the first that the bundle has for
+            the backend.
 
     Raises:
         ValueError: there is no such backend, or `threads` is out of range.
         BackendError: it could not load the graph.
         BundleError: the bundle has no such graph.
     """
+    return load_with_choice(bundle, name, threads, precision)[0]
+
+
+def load_with_choice(
+    bundle: ModelBundle, name: str = "auto", threads: int = 1, precision: str | None = None
+) -> tuple[Backend, Choice]:
+    """As `load_backend`, and say what was taken, why, and why not the others."""
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise TypeError(f"threads must be an int, not {threads!r}")
     if not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"threads must be 1 to {MOST_THREADS}, not {threads}")
     if name == "auto":
-        fitting = [known for known in BACKENDS if known in bundle.graphs]
-        if not fitting:
-            raise BackendError(
-                f"bundle {bundle.name} has graphs for {', '.join(bundle.graphs)}; "
-                f"this version runs {', '.join(BACKENDS)}"
-            )
-        name = fitting[0]
+        return choose(BACKENDS, bundle, threads, precision)
     if name not in BACKENDS:
         known_names = ", ".join(["auto", *BACKENDS])
         raise ValueError(f"there is no backend {name!r}; choose one of {known_names}")
-    return BACKENDS[name](bundle, threads=threads, precision=precision)
+    backend = BACKENDS[name](bundle, threads=threads, precision=precision)
+    return backend, Choice(name, backend.precision, "asked for")

@@ -404,3 +404,13 @@ def test_a_release_of_other_data_is_refused(
     (tmp_path / "model.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=told):
         export_bundle(tmp_path, drawn, tmp_path / "out", name="a", version="1", console=quiet())
+
+
+def test_the_bundle_carries_reference_frames_that_its_graph_agrees_on(bundle: Path) -> None:
+    loaded = ModelBundle.load(bundle)
+    reference = loaded.reference()
+    assert reference is not None
+    assert reference.frames.shape == (16, 1, 64, 64)
+    found = fe.load(bundle).backend.encode(reference.frames)["embedding"]
+    cosines = np.sum(found * reference.embeddings, axis=1)
+    assert 0.98 < cosines.mean() < 1.0001
