@@ -1,0 +1,87 @@
+"""FP16: precision that lives in the graph, as strongly typed TensorRT networks want it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.graph import FEATURES, GREY, INPUT, OUTPUT, ancestors
+
+__all__ = ["to_fp16"]
+
+
+def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
+    """A graph with float16 weights and arithmetic; its input and outputs stay as they are.
+
+    By NVIDIA's AutoCast (modelopt), which runs the graph on real frames and leaves in float32 what
+    would leave float16's range on them. What is cheap and sensitive is left in float32 besides: the
+    grey levels' way to the first convolution, the division by the embedding's length, and the
+    statistics that are the domain features (squares of activations).
+
+    Args:
+        path: the float32 graph.
+        frames: what the graph takes, `(N, C, S, S)`: real ones, a few are enough.
+
+    Raises:
+        RuntimeError: modelopt is not installed.
+    """
+    try:
+        from modelopt.onnx.autocast import convert_to_mixed_precision
+    except ImportError as error:
+        raise RuntimeError(
+            f'FP16 needs NVIDIA\'s modelopt: pip install "fetalclip-edge[export]" ({error})'
+        ) from error
+    model = onnx.load(path)
+    apart = _kept_in_float32(model.graph)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        calibration = Path(folder) / "frames.npz"
+        np.savez(calibration, **{INPUT: frames})
+        converted: onnx.ModelProto = convert_to_mixed_precision(
+            str(path),
+            low_precision_type="fp16",
+            keep_io_types=True,
+            nodes_to_exclude=apart,
+            calibration_data=str(calibration),
+        )
+    onnx.checker.check_model(converted)
+    return converted
+
+
+def _kept_in_float32(graph: onnx.GraphProto) -> list[str]:
+    """Regular expressions, each the name of one node."""
+    names = {node.name for node in graph.node if node.name.startswith(f"{GREY}/")}
+    outputs = {output.name for output in graph.output}
+    if FEATURES in outputs:
+        names |= ancestors(graph, FEATURES) - ancestors(graph, OUTPUT)
+    names |= _from_length_on(graph)
+    return [f"{re.escape(name)}$" for name in sorted(names)]
+
+
+def _from_length_on(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that compute the embedding's length, and of what follows."""
+    reached: set[str] = set()
+    names: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "ReduceL2" or reached.intersection(node.input):
+            reached.update(node.output)
+            names.add(node.name)
+    return names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without modelopt's account of what it does, part of which goes to standard output."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
