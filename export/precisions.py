@@ -1,12 +1,13 @@
-"""FP16: precision that lives in the graph, as strongly typed TensorRT networks want it."""
+"""Precisions of graphs, and FP16: it lives in the graph, as strongly typed TensorRT wants it."""
 
 from __future__ import annotations
 
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,42 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import FEATURES, GREY, INPUT, OUTPUT, ancestors
+from export.published import PublishedSource
+from export.source import Source
 
-__all__ = ["to_fp16"]
+__all__ = ["Precision", "choose_precisions", "to_fp16"]
+
+
+class Precision(str, Enum):
+    """Of the weights and arithmetic of a bundle's graph."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+def choose_precisions(source: Source, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The precisions of the graphs of a bundle.
+
+    Args:
+        source: the model.
+        wanted: by the user; nothing chooses INT8 and FP16 for our own models, FP32 and FP16 for
+            published ones.
+
+    Raises:
+        ValueError: one does not exist, or cannot be made of this model.
+    """
+    if not wanted:
+        return ("fp32", "fp16") if isinstance(source, PublishedSource) else ("int8", "fp16")
+    for name in wanted:
+        if name not in [each.value for each in Precision]:
+            raise ValueError(f"precision must be int8, fp32 or fp16, not {name!r}")
+    if "int8" in wanted and source.config.backbone.startswith("vit_"):
+        raise ValueError(
+            "INT8 for ONNX Runtime leaves matrix products in float32, and a ViT is little else; "
+            "choose --precision fp32 or fp16"
+        )
+    return tuple(dict.fromkeys(wanted))
 
 
 def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
@@ -43,7 +78,7 @@ def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
     apart = _kept_in_float32(model.graph)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         calibration = Path(folder) / "frames.npz"
-        np.savez(calibration, **{INPUT: frames})
+        np.savez(calibration, allow_pickle=False, **{INPUT: frames})
         converted: onnx.ModelProto = convert_to_mixed_precision(
             str(path),
             low_precision_type="fp16",

@@ -21,7 +21,11 @@ from training.zero_shot import embed_prompts
 from open_clip.transformer import VisionTransformer  # isort: skip
 from timm.utils.model import reparameterize_model  # isort: skip
 
-__all__ = ["PublishedSource", "PublishedTower", "publish"]
+__all__ = ["PUBLISHED", "PublishedSource", "PublishedTower", "publish"]
+
+PUBLISHED = "published"
+"""The `Origin.method` of weights as their authors published them."""
+
 
 _BACKBONES = {"fetalclip": "vit_large_patch14_clip_224", "mobile-fetalclip": "fastvit_mci0"}
 """The same networks by timm's names, as a manifest names architectures."""
@@ -84,7 +88,7 @@ class PublishedTower(nn.Module):
         return (F.normalize(self._network(normalised).float(), dim=-1),)
 
 
-def _fold(network: nn.Module, scale: Tensor, shift: Tensor) -> nn.Module | None:
+def _fold(network: nn.Module, scale: Tensor, shift: Tensor) -> Any:
     """The network with one input channel; None where that would not be exact."""
     if not isinstance(network, VisionTransformer):
         return None
@@ -154,7 +158,7 @@ def publish(
         held_out=held_out,
         origin=origin
         or Origin(
-            method="published",
+            method=PUBLISHED,
             license=model.license,
             teacher_credit=f"{model.credit}, {model.url}",
         ),

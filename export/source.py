@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +13,15 @@ from numpy.typing import NDArray
 from export.graph import Tower
 from export.published import PublishedSource, publish
 from fetalclip_edge.preprocess import PreprocessSpec
+from training.datasets import holdout_by_group
 from training.models import PUBLISHED, ModelConfig, PublishedModel, WeightsError
 from training.release import Origin, load_published, load_release
+from training.shards import read_examples
 
-__all__ = ["Source", "load_source"]
+__all__ = ["Source", "load_source", "with_patients_apart"]
+
+
+_HELD_SHARE = 0.2
 
 
 class Source(Protocol):
@@ -69,6 +75,22 @@ def load_source(path: Path) -> Source:
         return load_release(path)
     model, origin, held_out = found
     return publish(model, origin, held_out)
+
+
+def with_patients_apart(source: Source, data: Path) -> Source:
+    """A published model with patients for fitting confidence and threshold to.
+
+    It has seen none of the shards' patients as far as its authors tell, so any will do. What was
+    trained here knows its own, and is given back as it is.
+
+    Args:
+        source: the model.
+        data: shards, written by `training.data`.
+    """
+    if source.held_out or not isinstance(source, PublishedSource):
+        return source
+    _, held = holdout_by_group(read_examples(data, "train"), _HELD_SHARE, seed=0)
+    return replace(source, held_out=frozenset(example.group for example in held))
 
 
 def _read_file(path: Path) -> PublishedModel:

@@ -92,7 +92,12 @@ def test_the_command_writes_a_bundle_that_the_sdk_accepts(bundle: Path) -> None:
     loaded = ModelBundle.load(bundle)
     assert (loaded.name, loaded.version, loaded.license) == ("tiny", "1.2.3", "Apache-2.0")
     assert loaded.embedding_dim == 16
-    assert loaded.graphs == {"onnxruntime": {"int8": "encoder.cpu.onnx"}}
+    half = {"fp16": "encoder.fp16.onnx"}
+    assert loaded.graphs == {
+        "onnxruntime": {"int8": "encoder.cpu.onnx"},
+        "tensorrt": half,
+        "tensorrt_rtx": half,
+    }
     assert (loaded.preprocess.size, loaded.preprocess.dtype) == (64, "uint8")
     assert loaded.prompt_sets["planes"].labels == PLANES
     assert loaded.prompt_sets["brain_planes"].labels == BRAIN_PLANES
