@@ -74,7 +74,12 @@ def check_parity(
     if precision == "fp16":
         # As it is written: fusions of the CPU's, for whom it is not, fail on float16 (1.32).
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ParityError(
+            f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {error}"
+        ) from error
     found = [_embed(session, inputs, batch) for batch in BATCHES]
     cosines = np.concatenate([_cosines(each, wanted) for each in found])
     parity = Parity(
