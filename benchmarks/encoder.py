@@ -1,7 +1,7 @@
 """How fast the encoder is in every runtime and precision: `python -m benchmarks.encoder BUNDLE`.
 
 The bundle's graphs beside MobileFetalCLIP and FetalCLIP with random weights, in ONNX Runtime and in
-open_clip's eager PyTorch: in turns, on as many threads each, batch 1 and 8.
+open_clip's eager PyTorch: in turns, on as many threads each, batches of 1 and 8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from benchmarks.timing import Timings, interleave, machine, table
 
 __all__ = ["compare", "in_a_child", "markdown", "measure"]
 
-_BATCHES = (1, 8)
 _SLOW_MS = 300.0
 """What takes longer for one batch runs in fewer rounds."""
 
@@ -56,7 +55,12 @@ def in_a_child(one: Contender, threads: int) -> dict[str, float]:
 
 
 def measure(
-    contenders: Sequence[Contender], threads: int, rounds: int, slow_rounds: int, console: Console
+    contenders: Sequence[Contender],
+    threads: int,
+    rounds: int,
+    slow_rounds: int,
+    console: Console,
+    batches: Sequence[int] = (1, 8),
 ) -> list[dict[str, Any]]:
     """Time all of them.
 
@@ -66,10 +70,11 @@ def measure(
         rounds: how often each runs.
         slow_rounds: how often those run that take longer than 300 ms, and all others with them.
         console: for progress.
+        batches: how many frames at once.
 
     Returns:
         A row a contender: its description, `size_mb`, `load_ms`, `peak_memory_mb`, and
-        "batch 1" and "batch 8" with percentiles, `images_per_s`, and `times_as_fast_as`: name of
+        "batch 1" and so on with percentiles, `images_per_s`, and `times_as_fast_as`: name of
         another -> median ratio of rounds in which both ran.
     """
     rows = []
@@ -84,11 +89,11 @@ def measure(
                 }
             )
     encoders = {one.name: one.load(threads) for one in contenders}
-    for batch in _BATCHES:
+    for batch in batches:
         work = {one.name: partial(encoders[one.name], one.frames(batch)) for one in contenders}
         with console.status(f"batch {batch}: {len(work)} in turns"):
             fast = {name: run for name, run in work.items() if _once(run) < _SLOW_MS}
-            together = interleave(work, slow_rounds, warmup=1)
+            together = interleave(work, slow_rounds, warmup=0)
             apart = interleave(fast, rounds, warmup=3) if fast else {}
         for row in rows:
             own = apart.get(row["name"], together[row["name"]])
@@ -102,7 +107,7 @@ def measure(
 
 
 def _once(run: Any) -> float:
-    run()
+    """Milliseconds of the first run, which also warms up."""
     begin = time.perf_counter()
     run()
     return 1000 * (time.perf_counter() - begin)
@@ -159,6 +164,9 @@ def main(
         list[str] | None, typer.Option("--model", help="fetalclip or mobile-fetalclip; both")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="of the CPU")] = 1,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="frames at once; 1 and 8")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="of the fast ones")] = 200,
     slow_rounds: Annotated[int, typer.Option(min=1, help="of those over 300 ms")] = 5,
 ) -> None:
@@ -168,6 +176,7 @@ def main(
     """
     console = Console(stderr=True)
     names = list(PUBLISHED_MODELS) if models is None else models
+    counts = batches or [1, 8]
     try:
         if unknown := [name for name in names if name not in PUBLISHED_MODELS]:
             raise ValueError(f"--model must be {' or '.join(PUBLISHED_MODELS)}, not {unknown[0]}")
@@ -177,7 +186,7 @@ def main(
             with console.status(f"exporting {name}"):
                 contenders += published(name, graphs)
         before = machine()["load_average"]
-        rows = measure(contenders, threads, rounds, slow_rounds, console)
+        rows = measure(contenders, threads, rounds, slow_rounds, console, counts)
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, RuntimeError) else 2) from error
@@ -189,7 +198,7 @@ def main(
         "left_out": left_out,
     }
     (out / "encoder.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    texts = [f"Batch {batch}\n\n{markdown(rows, batch)}\n" for batch in _BATCHES]
+    texts = [f"Batch {batch}\n\n{markdown(rows, batch)}\n" for batch in counts]
     (out / "encoder.md").write_text("\n".join(texts), encoding="utf-8")
     print("\n".join(texts), file=sys.stderr)
     for name, why in left_out.items():
