@@ -176,11 +176,15 @@ def test_the_temperature_and_distance_come_from_held_out_patients_alone(
     truth = [PLANES.index(e.facts.plane) for e in held]
     cosines = rows @ load_file(bundle / "prompts.safetensors")["planes"].T
 
+    doubt = 1 / (len(truth) + 2)  # the rule of succession: all right is no proof of certainty
+
     def surprise(temperature: float) -> float:
         logits = cosines / temperature
-        likely = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
-        chosen = logits[np.arange(len(truth)), truth] - logits.max(axis=1)
-        return float(np.mean(likely - chosen))
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        chosen = likely[np.arange(len(truth)), truth]
+        others = (likely.sum(axis=1) - chosen) / (len(PLANES) - 1)
+        return -float(np.mean((1 - doubt) * chosen + doubt * others))
 
     grid = np.geomspace(0.005, 1, 2000)
     fitted = loaded.prompt_sets["planes"].temperature

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from rich.console import Console
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+import export.bundle as bundler
 import export.onnx as exporter
+import fetalclip_edge as fe
 from export.onnx import export_graph
 from export.parity import ParityError, check_parity
 from export.precisions import choose_precisions
@@ -219,6 +225,48 @@ def test_a_published_file_is_recognised_and_owes_its_authors(
     assert 0 < len(apart) < len(patients) / 2
     assert apart < patients
     assert with_patients_apart(source, drawn).held_out == apart
+
+
+def test_a_published_model_becomes_a_bundle_that_the_sdk_runs(
+    tmp_path: Path, mobile: PublishedModel, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a file of a published model
+    monkeypatch.setattr("export.source._read_file", lambda _path: mobile)
+    monkeypatch.setattr(bundler, "_CALIBRATION_FRAMES", 16)
+    monkeypatch.setattr(bundler, "_TIMING_ROUNDS", 2)
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    # When it is made into a bundle of FP32
+    out, console = tmp_path / "bundle", Console(file=io.StringIO(), width=120)
+    metrics = bundler.export_bundle(
+        tmp_path / "weights.pt",
+        drawn,
+        out,
+        name="mobile",
+        version="1",
+        console=console,
+        precisions=["fp32"],
+    )
+    bundler.report(metrics, console)
+    # Then it says whose it is, and what it holds
+    model = fe.load(out)
+    assert model.bundle.license == "CC-BY-NC-4.0"
+    assert model.bundle.graphs == {"onnxruntime": {"fp32": "encoder.onnx"}}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["architecture"], manifest["preprocess"]["size"]) == ("fastvit_mci0", 64)
+    owed = manifest["training_data"][-1]
+    assert (owed["name"], owed["license"]) == ("The weights", "CC-BY-NC-4.0")
+    assert owed["url"] == "https://huggingface.co/numansaeed/MobileFetalCLIP"
+    card = (out / "MODEL_CARD.md").read_text()
+    for words in ("Not for commercial use", "in FP32", "arXiv 2603.05421"):
+        assert words in card, words
+    # And it gives the embeddings of the model, and abstains by them alone
+    grey = frames(64, 3)
+    with torch.inference_mode():
+        expected = mobile.image(torch.from_numpy(grey).float()).numpy()
+    np.testing.assert_allclose(model.embed([f[0] for f in grey]), expected, atol=2e-5)
+    tensors = load_file(out / "domain.safetensors")
+    assert {name.partition(".")[0] for name in tensors} == {"embedding"}
+    assert "FP32" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_precisions_that_a_bundle_may_have(sources: dict[str, Any]) -> None:
