@@ -73,7 +73,7 @@ def measure(
     rows = []
     for one in contenders:
         own = embeddings[one.name]
-        row = {"name": one.name, "runtime": one.runtime, "precision": one.precision}
+        row: dict[str, Any] = {"name": one.name, "runtime": one.runtime, "precision": one.precision}
         row |= accuracy(own, examples, bundle.prompt_embeddings())
         if reference is not None:
             cosines = (own.astype(np.float64) * embeddings[reference]).sum(axis=1)
