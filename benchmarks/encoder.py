@@ -84,6 +84,7 @@ def measure(
                 {
                     "name": one.name,
                     **one.to_dict(),
+                    "path": Path(one.path).name,
                     "size_mb": one.size_mb(),
                     **in_a_child(one, threads),
                 }
