@@ -1,8 +1,8 @@
 """Make a bundle from a trained model: `python -m export.bundle RUN --out BUNDLE`.
 
 Exports the image tower to ONNX, quantises it on real training frames, fits confidence on
-validation patients, writes the bundle only when INT8 is good enough on them, and measures both
-precisions on the test patients. Needs the shards that the model was trained on.
+validation patients, writes the bundle only when INT8 is good enough on them, and measures FP32 and
+INT8 on the test patients. Needs the shards that the model was trained on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,16 +38,20 @@ from export.metrics import (
     measure_precisions,
     withheld_shares,
 )
+from export.parity import check_parity
+from export.precisions import Precision, choose_precisions, to_fp16
 from export.reference import reference_tensors
 from export.replacing import new_bundle
+from export.source import Source, load_source, with_patients_apart
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
 from training.datasets import Example
-from training.release import Release, load_release
 
 __all__ = ["GateError", "export_bundle"]
 
 GRAPH = "encoder.cpu.onnx"
+_FP32, _FP16 = "encoder.onnx", "encoder.fp16.onnx"
+_PARITY_FRAMES = 16
 _CALIBRATION_FRAMES = 256
 _LARGEST_LOSS = 0.01
 _SEED = 0
@@ -67,47 +72,76 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The graphs of both precisions, in a working folder."""
+    """The graphs in a working folder; FP32 is there always, to measure the others by."""
 
     fp32: Path
-    int8: Path
+    int8: Path | None = None
+    fp16: Path | None = None
+
+    def carried(self, precisions: Sequence[str]) -> dict[str, dict[str, Path]]:
+        """Backend -> precision -> graph, of what a bundle of these precisions holds.
+
+        FP16 is for GPUs: their runtimes take precision from the graph.
+        """
+        graphs: dict[str, dict[str, Path]] = {"onnxruntime": {}}
+        if self.int8 is not None and "int8" in precisions:
+            graphs["onnxruntime"]["int8"] = self.int8
+        if "fp32" in precisions:
+            graphs["onnxruntime"]["fp32"] = self.fp32
+        if self.fp16 is not None and "fp16" in precisions:
+            graphs["tensorrt"] = graphs["tensorrt_rtx"] = {"fp16": self.fp16}
+        return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
 
 def export_bundle(
-    run: Path, data: Path, out: Path, *, name: str, version: str, console: Console
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    console: Console,
+    precisions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
     Args:
-        run: folder written by `training.pretrain` or `training.distill`.
+        run: folder written by `training.pretrain` or `training.distill`, or FetalCLIP's or
+            MobileFetalCLIP's published file.
         data: shards, written by `training.data`.
         out: folder of the bundle; replaced when it exists, after everything has gone well.
         name: of the bundle.
         version: of the bundle.
         console: for progress.
+        precisions: of the graphs to write: "int8" and "fp32" for ONNX Runtime, "fp16" for
+            TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published models.
 
     Returns:
         The metrics that the manifest holds.
 
     Raises:
+        ParityError: a graph does not give PyTorch's embeddings; nothing is written.
         GateError: INT8 loses more than one point of macro-F1 on validation; nothing is written.
         FileNotFoundError: `run` or `data` lacks a file.
         ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
             or `run` was trained on other data.
     """
     _check_out(out)
-    release = load_release(run)
+    release = with_patients_apart(load_source(run), data)
+    precisions = choose_precisions(release, precisions)
     examples = read_data(data, release.held_out, release.origin.data_sha256)
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
-        console.print(f"exporting and quantising on {_CALIBRATION_FRAMES} training frames")
+        console.print(
+            f"exporting {', '.join(precisions)}, with {_CALIBRATION_FRAMES} training frames"
+        )
         chosen = calibration_set(examples.learned, _CALIBRATION_FRAMES, _SEED)
-        graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work))
-        sessions = {
-            "fp32": one_thread_session(graphs.fp32),
-            "int8": one_thread_session(graphs.int8),
-        }
+        graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work), precisions)
+        sessions = {"fp32": one_thread_session(graphs.fp32)}
+        if graphs.int8 is not None and "int8" in precisions:
+            sessions["int8"] = one_thread_session(graphs.int8)
+        main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         held = _encode_both(sessions, validation, "validation")
         judged = measure_precisions(held, examples.held, release)
         _gate(judged)
@@ -115,9 +149,9 @@ def export_bundle(
         labelled = [example for example in examples.learned if example.facts.plane is not None]
         fitted = fit(
             labelled,
-            encode(sessions["int8"], _read(labelled, release).pixels, "training images"),
+            encode(sessions[main_one], _read(labelled, release).pixels, "training images"),
             examples.held,
-            held["int8"],
+            held[main_one],
             release,
         )
         metrics = _measure(sessions, examples, release, fitted)
@@ -131,16 +165,20 @@ def export_bundle(
             fitted.temperatures,
             {"domain_distance": fitted.domain_distance},
             metrics,
-            graph=GRAPH,
+            graphs={
+                backend: {precision: graph.name for precision, graph in each.items()}
+                for backend, each in graphs.carried(precisions).items()
+            },
             name=name,
             version=version,
         )
         reference = encode_arrays(reference_tensors(sessions["fp32"], release.preprocess))
-        _write(release, graphs.int8, fitted, reference, manifest, out)
+        files = {g for each in graphs.carried(precisions).values() for g in each.values()}
+        _write(release, sorted(files), fitted, reference, manifest, out)
     return metrics
 
 
-def _read(examples: list[Example], release: Release) -> Frames:
+def _read(examples: list[Example], release: Source) -> Frames:
     spec = release.preprocess
     return Frames(examples, read_frames(examples, spec.size, spec.interpolation))
 
@@ -156,13 +194,23 @@ def _check_out(out: Path) -> None:
         raise ValueError(f"{out} is not empty and not a bundle; choose another --out")
 
 
-def _make_graphs(release: Release, frames: NDArray[np.uint8], work: Path) -> Exported:
+def _make_graphs(
+    release: Source, frames: NDArray[np.uint8], work: Path, precisions: Sequence[str]
+) -> Exported:
     config = release.config
-    core, fp32, int8 = work / "core.onnx", work / "encoder.onnx", work / GRAPH
+    core, fp32, int8, fp16 = (work / name for name in ("core.onnx", _FP32, GRAPH, _FP16))
     export_core(release.tower, core)
     onnx.save(with_grey_levels(onnx.load(core), config.mean, config.std), fp32)
-    quantise(core, frames, config.mean, config.std, int8)
-    return Exported(fp32, int8)
+    some = frames[:_PARITY_FRAMES]
+    check_parity(release.tower, fp32, some, some, "fp32")
+    if "int8" in precisions:
+        quantise(core, frames, config.mean, config.std, int8)
+    if "fp16" in precisions:
+        onnx.save(to_fp16(fp32, some), fp16)
+        check_parity(release.tower, fp16, some, some, "fp16")
+    return Exported(
+        fp32, int8 if "int8" in precisions else None, fp16 if "fp16" in precisions else None
+    )
 
 
 def _encode_both(
@@ -177,19 +225,20 @@ def _encode_both(
 def _measure(
     sessions: dict[str, ort.InferenceSession],
     examples: BundleData,
-    release: Release,
+    release: Source,
     fitted: Fitted,
 ) -> dict[str, Any]:
-    """Accuracy, confidence and speed of both precisions on the test patients."""
+    """Accuracy, confidence and speed of FP32 and INT8 on the test patients."""
     test = _read(examples.tests, release)
     encoded = _encode_both(sessions, test, "test")
     metrics = measure_precisions(encoded, test.examples, release)
-    int8 = encoded["int8"]
-    metrics["int8"] |= measure_confidence(int8[OUTPUT], test.examples, release, fitted)
-    metrics["int8"]["withheld"] = count_withheld(int8, test.examples, fitted)
+    main_one = list(sessions)[-1]
+    found = encoded[main_one]
+    metrics[main_one] |= measure_confidence(found[OUTPUT], test.examples, release, fitted)
+    metrics[main_one]["withheld"] = count_withheld(found, test.examples, fitted)
     if examples.heads:
         heads = _read(examples.heads, release)
-        of_heads = encode(sessions["int8"], heads.pixels, "test, heads")
+        of_heads = encode(sessions[main_one], heads.pixels, "test, heads")
         metrics["heads"] = {
             **count_withheld(of_heads, heads.examples, fitted)["brain"],
             "measured_on": "test images of HC18",
@@ -207,6 +256,8 @@ def _measure(
 
 def _gate(metrics: dict[str, Any]) -> None:
     """Judge by the validation patients: the test patients choose nothing."""
+    if "int8" not in metrics:
+        return
     loss = metrics["fp32"]["planes_macro_f1"] - metrics["int8"]["planes_macro_f1"]
     if not loss <= _LARGEST_LOSS:  # also when it is not a number
         each = ", ".join(
@@ -217,15 +268,16 @@ def _gate(metrics: dict[str, Any]) -> None:
 
 
 def _write(
-    release: Release,
-    graph: Path,
+    release: Source,
+    graphs: Sequence[Path],
     fitted: Fitted,
     reference: bytes,
     manifest: dict[str, Any],
     out: Path,
 ) -> None:
     with new_bundle(out) as new:
-        shutil.copy(graph, new / GRAPH)
+        for graph in graphs:
+            shutil.copy(graph, new / graph.name)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
         (new / "domain.safetensors").write_bytes(encode_arrays(fitted.domain.tensors()))
         (new / REFERENCE).write_bytes(reference)
@@ -234,7 +286,15 @@ def _write(
 
 
 def report(metrics: dict[str, Any], console: Console) -> None:
-    """Print both precisions side by side."""
+    """Print FP32 and, where there is one, INT8 side by side."""
+    if "int8" not in metrics:
+        table = Table("", "FP32", title=metrics["measured_on"])
+        for task in ("planes", "brain_planes"):
+            table.add_row(f"{task} macro f1", f"{metrics['fp32'][f'{task}_macro_f1']:.4f}")
+        latency = metrics["latency_ms_one_thread"]["fp32"]
+        table.add_row("ms a frame, one thread", f"{latency:.2f}")
+        console.print(table)
+        return
     table = Table("", "FP32", "INT8", title=metrics["measured_on"])
     fp32, int8 = metrics["fp32"], metrics["int8"]
     for task in ("planes", "brain_planes"):
@@ -255,20 +315,37 @@ def report(metrics: dict[str, Any], console: Console) -> None:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder written by training")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="folder written by training, or the file of FetalCLIP's or MobileFetalCLIP's "
+            "published weights",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="folder of the bundle to write")],
     data: Annotated[Path, typer.Option(help="shards, written by training.data")],
     name: Annotated[str, typer.Option(help="name of the bundle")] = "fetalclip-edge-student",
     version: Annotated[str, typer.Option(help="version of the bundle")] = "0.1.0",
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(
+            help="of a graph to write, again for more: int8 and fp32 for ONNX Runtime, fp16 for "
+            "TensorRT; otherwise int8 and fp16, and for published models fp32 and fp16"
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
     """Export, quantise, calibrate and measure a trained model, and write its bundle."""
     console = Console(stderr=True)
     try:
-        metrics = export_bundle(run, data, out, name=name, version=version, console=console)
-    except (OSError, ValueError, GateError) as error:
+        wanted = [each.value for each in precision or []]
+        metrics = export_bundle(
+            run, data, out, name=name, version=version, console=console, precisions=wanted
+        )
+    except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1 if isinstance(error, GateError) else 2) from error
+        raise typer.Exit(1 if isinstance(error, RuntimeError) else 2) from error
     report(metrics, console)
     console.print(
         f"wrote {out}; next: python -m training.evaluate {out} --data {data} --out EVALUATION",

@@ -177,7 +177,9 @@ def _measured(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _at_export(metrics: Mapping[str, Any]) -> list[str]:
     """Both precisions, confidence and abstention, as measured when the bundle was made."""
-    fp32, int8 = metrics["fp32"], metrics["int8"]
+    fp32, int8 = metrics["fp32"], metrics.get("int8")
+    if int8 is None:
+        return _alone(metrics)
     lines = [
         "",
         "## Quantisation and confidence",
@@ -208,6 +210,28 @@ def _at_export(metrics: Mapping[str, Any]) -> list[str]:
         f"{validation['brain_planes_macro_f1']:.3f} on brain sub-planes. Where the test differs, "
         "expect the lower figure.",
     ]
+
+
+def _alone(metrics: Mapping[str, Any]) -> list[str]:
+    """FP32, confidence and abstention, of a bundle without INT8."""
+    fp32 = metrics["fp32"]
+    lines = [
+        "",
+        "## Confidence",
+        "",
+        f"On {metrics['measured_on']}, in FP32. Confidence and threshold were fitted on patients "
+        "held out. `python -m export.bundle` gives these numbers.",
+        "",
+        "| | FP32 |",
+        "|---|---|",
+    ]
+    for task, title in _TASKS.items():
+        lines.append(f"| {title}, macro-F1 | {fp32[f'{task}_macro_f1']:.3f} |")
+        error = fp32[f"{task}_expected_calibration_error"]
+        lines.append(f"| {title}, expected calibration error | {error:.3f} |")
+    for name, share in withheld_shares(metrics).items():
+        lines.append(f"| {name}, withheld | {share['images']} of {share['of']} |")
+    return lines
 
 
 def _told(training: Mapping[str, Any]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.release import CREDITS_APART, TOGETHER, Release
+from export.published import PUBLISHED
+from export.source import Source
+from training.release import CREDITS_APART, TOGETHER
 
 __all__ = ["credit", "is_resized"]
 
@@ -29,6 +31,7 @@ _HC18 = {
     "license": _CC_BY,
 }
 _DERIVED = "only weights and figures derive"
+_FITTED = "only confidence, abstention and figures derive"
 _SUBSET = "subset of "
 _LAYOUTS = {
     "FETAL_PLANES_DB": (_PLANES,),
@@ -41,7 +44,7 @@ _LAYOUTS = {
 _TOWER_CHANGES = "one input channel in place of three, no classifier, fine-tuned"
 
 
-def credit(layouts: Sequence[str], release: Release) -> list[dict[str, str]]:
+def credit(layouts: Sequence[str], release: Source) -> list[dict[str, str]]:
     """Name, credit, licence and changes of all that went into the weights.
 
     Args:
@@ -53,9 +56,11 @@ def credit(layouts: Sequence[str], release: Release) -> list[dict[str, str]]:
         "credit", "url", "license" and "changes".
     """
     entries: list[dict[str, str]] = []
+    published = release.origin.method == PUBLISHED
+    derived = _FITTED if published else _DERIVED
     for layout in dict.fromkeys(layouts):
         part = "a part of it, resized to a longest side of 448 pixels; "
-        changes = (part if is_resized([layout]) else "") + _DERIVED
+        changes = (part if is_resized([layout]) else "") + derived
         entries += [{**data_set, "changes": changes} for data_set in _data_sets(layout)]
     origin, backbone = release.origin, release.config.backbone
     entries += _imagenet(backbone, _TOWER_CHANGES)
@@ -69,11 +74,15 @@ def credit(layouts: Sequence[str], release: Release) -> list[dict[str, str]]:
         if owed:
             entries.append(
                 {
-                    "name": f"What it learned from: {origin.teacher or 'the run it began with'}",
+                    "name": "The weights"
+                    if published
+                    else f"What it learned from: {origin.teacher or 'the run it began with'}",
                     "credit": named or owed,
                     "url": f"https://{url}" if named else "no address recorded",
                     "license": origin.license,
-                    "changes": "distilled into a smaller image tower, or trained on",
+                    "changes": "image tower alone, exported to ONNX with one grey channel"
+                    if published
+                    else "distilled into a smaller image tower, or trained on",
                 }
             )
     return entries

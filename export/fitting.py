@@ -13,9 +13,9 @@ from calibration.domain import Domain, distance_threshold, fit_domain
 from export.examples import data_set
 from export.graph import OUTPUT
 from export.measure import Encoded
+from export.source import Source
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
-from training.release import Release
 from training.zero_shot import SCORED_PLANES
 
 __all__ = ["Fitted", "fit"]
@@ -43,7 +43,7 @@ def fit(
     learned_encoded: Encoded,
     held: Sequence[Example],
     held_encoded: Encoded,
-    release: Release,
+    release: Source,
 ) -> Fitted:
     """Fit the domain to images the model learned from, all else to validation patients.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -12,24 +15,60 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from training.models import ImageTower
+from training.models import ModelConfig
 
-__all__ = ["FEATURES", "INPUT", "OUTPUT", "dequantised_input", "export_core", "with_grey_levels"]
+__all__ = [
+    "FEATURES",
+    "GREY",
+    "INPUT",
+    "OUTPUT",
+    "Tower",
+    "ancestors",
+    "dequantised_input",
+    "export_core",
+    "export_module",
+    "with_grey_levels",
+]
 
 INPUT, OUTPUT, FEATURES = "image", "embedding", "domain_features"
 """Names of the graph's input, uint8 `(N, 1, S, S)`, and outputs, float32 `(N, D)` and `(N, F)`.
 
 The last is there for backbones that have stages of EfficientNet's make."""
 
+GREY = "grey"
+"""What the names of the nodes that normalise begin with."""
+
 _CORE_INPUT = "normalised"
 _OPSET = 17
 _IR_VERSION = 8  # what opset 17 came with; older runtimes refuse newer ones
 
 
+class Tower(Protocol):
+    """What can be exported: `training.models.ImageTower`, `export.published.PublishedTower`.
+
+    Called with grey levels 0 to 255 `(N, 1, S, S)` it gives embeddings `(N, D)`, L2-normalised,
+    as PyTorch computes them and the graph must.
+    """
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and normalisation."""
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether there are domain features beside the embedding."""
+
+    def embed_and_characterise(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings and, with stages, domain features of normalised grey `(N, 1, S, S)`."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embeddings of grey levels."""
+
+
 class _Core(nn.Module):
     """The tower from where its input is normalised."""
 
-    def __init__(self, tower: ImageTower) -> None:
+    def __init__(self, tower: Tower) -> None:
         super().__init__()
         self.tower = tower
 
@@ -37,26 +76,42 @@ class _Core(nn.Module):
         return self.tower.embed_and_characterise(normalised)
 
 
-def export_core(tower: ImageTower, path: Path) -> None:
+def export_core(tower: Tower, path: Path) -> None:
     """Write the graph from normalised float32 `(N, 1, S, S)` to the embedding.
 
     Where the backbone can, domain features are a second output.
 
     Batch normalisation is folded into the convolutions, and constant padding too.
     """
-    size = tower.config.image_size
     outputs = [OUTPUT, FEATURES] if tower.has_stages else [OUTPUT]
-    with warnings.catch_warnings():
+    size = tower.config.image_size
+    export_module(_Core(tower), path, channels=1, size=size, name=_CORE_INPUT, outputs=outputs)
+
+
+def export_module(
+    module: nn.Module, path: Path, *, channels: int, size: int, name: str, outputs: list[str]
+) -> None:
+    """Write the graph of a module, for batches of any number.
+
+    Args:
+        module: from float32 `(N, channels, size, size)` to a tuple of the outputs.
+        path: where to write.
+        channels: of the input.
+        size: side of the input, in pixels.
+        name: of the input.
+        outputs: their names.
+    """
+    with _without_fast_path(), warnings.catch_warnings():
         # The TorchScript exporter is deprecated, and the one that works with INT8 (see
         # docs/bundle.md); sizes are fixed, so what it says of traced constants is meant.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Core(tower).eval(),
-            (torch.zeros(2, 1, size, size),),
+            module.eval(),
+            (torch.zeros(2, channels, size, size),),
             path,
-            input_names=[_CORE_INPUT],
+            input_names=[name],
             output_names=outputs,
-            dynamic_axes={name: {0: "N"} for name in (_CORE_INPUT, *outputs)},
+            dynamic_axes={each: {0: "N"} for each in (name, *outputs)},
             opset_version=_OPSET,
             dynamo=False,
         )
@@ -64,6 +119,27 @@ def export_core(tower: ImageTower, path: Path) -> None:
     model.ir_version = _IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Attention as the sum of its parts: the fused operation that torch prefers is not in ONNX."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def ancestors(graph: onnx.GraphProto, output: str) -> set[str]:
+    """Names of the nodes that an output depends on."""
+    needed, names = {output}, set()
+    for node in reversed(graph.node):  # sorted: what a node needs comes before it
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            names.add(node.name)
+    return names
 
 
 def with_grey_levels(core: onnx.ModelProto, mean: float, std: float) -> onnx.ModelProto:
@@ -84,9 +160,9 @@ def with_grey_levels(core: onnx.ModelProto, mean: float, std: float) -> onnx.Mod
     for name, value in constants.items():
         graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
     nodes = [
-        helper.make_node("Cast", [INPUT], ["grey"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["grey", "grey_zero"], ["grey_centred"]),
-        helper.make_node("Div", ["grey_centred", "grey_unit"], [_CORE_INPUT]),
+        helper.make_node("Cast", [INPUT], ["grey"], f"{GREY}/cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["grey", "grey_zero"], ["grey_centred"], f"{GREY}/centre"),
+        helper.make_node("Div", ["grey_centred", "grey_unit"], [_CORE_INPUT], f"{GREY}/scale"),
     ]
     for position, node in enumerate(nodes):
         graph.node.insert(position, node)

@@ -8,8 +8,9 @@ from typing import Any
 
 from export.credits import credit, is_resized
 from export.examples import BundleData
+from export.published import PUBLISHED
+from export.source import Source
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, SCHEMA_VERSION, file_sha256
-from training.release import Release
 
 __all__ = ["describe", "write_checksums"]
 
@@ -27,6 +28,11 @@ LIMITS = (
     "patients; read them with the figures above.",
     "Abstention looks at each frame alone; single pictures of other things pass.",
 )
+PUBLISHED_LIMITS = (
+    "Published weights, asked with our own prompts: their authors measured them with theirs.",
+    "Colour is taken as grey, so an overlay in colour is seen otherwise than by its authors' code.",
+    "Abstention looks at the embedding alone, and at each frame alone.",
+)
 _RESIZED = "Trained and measured on images resized to a longest side of 448 pixels."
 _NON_COMMERCIAL = (
     "Not for commercial use: the licence of what they were made from binds these weights."
@@ -34,13 +40,13 @@ _NON_COMMERCIAL = (
 
 
 def describe(
-    release: Release,
+    release: Source,
     examples: BundleData,
     temperatures: dict[str, float],
     thresholds: dict[str, float],
     metrics: dict[str, Any],
     *,
-    graph: str,
+    graphs: dict[str, dict[str, str]],
     name: str,
     version: str,
 ) -> dict[str, Any]:
@@ -52,12 +58,12 @@ def describe(
         temperatures: task -> temperature.
         thresholds: name -> value.
         metrics: as measured at export.
-        graph: file name of the INT8 graph.
+        graphs: backend -> precision -> file name.
         name: of the bundle.
         version: of the bundle.
     """
     origin = release.origin
-    limits = list(LIMITS)
+    limits = list(PUBLISHED_LIMITS if origin.method == PUBLISHED else LIMITS)
     if is_resized(examples.layouts):
         limits.append(_RESIZED)
     if "-NC" in origin.license:
@@ -73,7 +79,7 @@ def describe(
         "training": {"method": origin.method, "teacher": origin.teacher},
         "architecture": release.config.backbone,
         "preprocess": release.preprocess.to_dict(),
-        "graphs": {"onnxruntime": {"int8": graph}},
+        "graphs": graphs,
         "embedding_dim": release.config.embed_dim,
         "prompt_sets": {
             task: {**prompts, "temperature": temperatures[task]}

@@ -13,9 +13,9 @@ from calibration.confidence import expected_calibration_error
 from export.fitting import Fitted
 from export.graph import OUTPUT
 from export.measure import Encoded, accuracy
+from export.source import Source
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
-from training.release import Release
 from training.zero_shot import SCORED_PLANES
 
 __all__ = ["count_withheld", "measure_confidence", "measure_precisions", "withheld_shares"]
@@ -24,12 +24,13 @@ Embeddings = NDArray[np.float32]
 
 
 def measure_precisions(
-    encoded: Mapping[str, Encoded], examples: Sequence[Example], release: Release
+    encoded: Mapping[str, Encoded], examples: Sequence[Example], release: Source
 ) -> dict[str, Any]:
-    """Accuracy of both precisions on the same images, and how near they are.
+    """Accuracy of each precision on the same images, and how near INT8 is to FP32.
 
     Args:
-        encoded: "fp32" and "int8" -> outputs of the graph by name, `(N, length)`.
+        encoded: "fp32" and, where there is one, "int8" -> outputs of the graph by name,
+            `(N, length)`.
         examples: what the images show.
         release: the trained model, for its prompts.
     """
@@ -37,6 +38,8 @@ def measure_precisions(
         precision: accuracy(found[OUTPUT], examples, release.embeddings)
         for precision, found in encoded.items()
     }
+    if "int8" not in encoded:
+        return metrics
     cosines = (encoded["fp32"][OUTPUT] * encoded["int8"][OUTPUT]).sum(axis=1)
     metrics["int8"] |= {
         "cosine_with_fp32_mean": float(cosines.mean()),
@@ -46,7 +49,7 @@ def measure_precisions(
 
 
 def measure_confidence(
-    embeddings: Embeddings, examples: Sequence[Example], release: Release, fitted: Fitted
+    embeddings: Embeddings, examples: Sequence[Example], release: Source, fitted: Fitted
 ) -> dict[str, float]:
     """Expected calibration error of both tasks.
 
@@ -99,5 +102,6 @@ def withheld_shares(metrics: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
     Heads of HC18 are there where the test split has them.
     """
+    carried = metrics.get("int8", metrics["fp32"])
     heads = {"heads of HC18": metrics["heads"]} if "heads" in metrics else {}
-    return {**metrics["int8"]["withheld"], **heads}
+    return {**carried["withheld"], **heads}

@@ -130,9 +130,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory, drawn: Path, run: Path) -> Exported:
-    """Both precisions of that model, for bundles whose numbers nobody reads."""
+    """All precisions of that model, for bundles whose numbers nobody reads."""
     frames = read_frames(read_examples(drawn, "train")[:16], 64)
-    return _make_graphs(load_release(run), frames, tmp_path_factory.mktemp("graphs"))
+    folder = tmp_path_factory.mktemp("graphs")
+    return _make_graphs(load_release(run), frames, folder, ("int8", "fp16"))
 
 
 def _axes(facts: Sequence[Facts]) -> np.ndarray:

@@ -92,7 +92,12 @@ def test_the_command_writes_a_bundle_that_the_sdk_accepts(bundle: Path) -> None:
     loaded = ModelBundle.load(bundle)
     assert (loaded.name, loaded.version, loaded.license) == ("tiny", "1.2.3", "Apache-2.0")
     assert loaded.embedding_dim == 16
-    assert loaded.graphs == {"onnxruntime": {"int8": "encoder.cpu.onnx"}}
+    half = {"fp16": "encoder.fp16.onnx"}
+    assert loaded.graphs == {
+        "onnxruntime": {"int8": "encoder.cpu.onnx"},
+        "tensorrt": half,
+        "tensorrt_rtx": half,
+    }
     assert (loaded.preprocess.size, loaded.preprocess.dtype) == (64, "uint8")
     assert loaded.prompt_sets["planes"].labels == PLANES
     assert loaded.prompt_sets["brain_planes"].labels == BRAIN_PLANES
@@ -171,11 +176,15 @@ def test_the_temperature_and_distance_come_from_held_out_patients_alone(
     truth = [PLANES.index(e.facts.plane) for e in held]
     cosines = rows @ load_file(bundle / "prompts.safetensors")["planes"].T
 
+    doubt = 1 / (len(truth) + 2)  # the rule of succession: all right is no proof of certainty
+
     def surprise(temperature: float) -> float:
         logits = cosines / temperature
-        likely = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
-        chosen = logits[np.arange(len(truth)), truth] - logits.max(axis=1)
-        return float(np.mean(likely - chosen))
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        chosen = likely[np.arange(len(truth)), truth]
+        others = (likely.sum(axis=1) - chosen) / (len(PLANES) - 1)
+        return -float(np.mean((1 - doubt) * chosen + doubt * others))
 
     grid = np.geomspace(0.005, 1, 2000)
     fitted = loaded.prompt_sets["planes"].temperature
