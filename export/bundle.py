@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save as encode_arrays
 
-from calibration.frames import calibration_set, read_frames
+from calibration.frames import calibration_set, demand_planes, read_frames, without_repeats
+from calibration.gate import Gate, GateError, judge
 from calibration.onnxruntime_int8 import quantise
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
@@ -47,13 +48,8 @@ __all__ = ["GateError", "export_bundle"]
 
 GRAPH = "encoder.cpu.onnx"
 _CALIBRATION_FRAMES = 256
-_LARGEST_LOSS = 0.01
 _SEED = 0
 _TIMING_ROUNDS = 200
-
-
-class GateError(RuntimeError):
-    """INT8 lost more accuracy than a bundle may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def export_bundle(
         The metrics that the manifest holds.
 
     Raises:
-        GateError: INT8 loses more than one point of macro-F1 on validation; nothing is written.
+        GateError: INT8 fails the accuracy gate on validation; nothing is written.
         FileNotFoundError: `run` or `data` lacks a file.
         ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
             or `run` was trained on other data.
@@ -101,7 +97,8 @@ def export_bundle(
 
     with tempfile.TemporaryDirectory() as work:
         console.print(f"exporting and quantising on {_CALIBRATION_FRAMES} training frames")
-        chosen = calibration_set(examples.learned, _CALIBRATION_FRAMES, _SEED)
+        chosen = calibration_set(without_repeats(examples.learned), _CALIBRATION_FRAMES, _SEED)
+        demand_planes(chosen)
         graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work))
         sessions = {
             "fp32": one_thread_session(graphs.fp32),
@@ -109,7 +106,7 @@ def export_bundle(
         }
         held = _encode_both(sessions, validation, "validation")
         judged = measure_precisions(held, examples.held, release)
-        _gate(judged)
+        _gate(held, examples, release)
         # Captions alone do not say which kind of image is which.
         labelled = [example for example in examples.learned if example.facts.plane is not None]
         fitted = fit(
@@ -203,15 +200,15 @@ def _measure(
     return metrics
 
 
-def _gate(metrics: dict[str, Any]) -> None:
+def _gate(held: dict[str, Encoded], examples: BundleData, release: Release) -> None:
     """Judge by the validation patients: the test patients choose nothing."""
-    loss = metrics["fp32"]["planes_macro_f1"] - metrics["int8"]["planes_macro_f1"]
-    if not loss <= _LARGEST_LOSS:  # also when it is not a number
-        each = ", ".join(
-            f"{plane} {metrics['fp32']['planes_f1'][plane]:.3f} -> {value:.3f}"
-            for plane, value in metrics["int8"]["planes_f1"].items()
+    fp32, int8 = held["fp32"][OUTPUT], held["int8"][OUTPUT]
+    found = judge(fp32, int8, examples.held, release.embeddings, Gate())
+    if not found.passed:
+        raise GateError(
+            f"INT8 fails the accuracy gate: {'; '.join(found.failures)}; python -m "
+            "calibration.int8 tells which layers lose the most"
         )
-        raise GateError(f"INT8 loses {100 * loss:.1f} points of macro-F1 (at most 1): {each}")
 
 
 def _write(
