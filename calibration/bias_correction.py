@@ -7,7 +7,7 @@ convolution on real frames, its input's and its weights' together, goes into its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from calibration.rounding import patches, round_weights
 __all__ = ["correct_biases"]
 
 Floats = NDArray[np.float32]
-_EIGHT_BITS = 127
+_KEPT = 8
+"""Tensors that are kept for those after them; a residual stream reaches back three layers."""
 
 
 def correct_biases(
@@ -31,8 +32,7 @@ def correct_biases(
 
     Each sees what those before it, already fitted, make of the frames. Weights are rounded so that
     their errors cancel on that (`calibration.rounding`), and the mean error that is left goes into
-    the bias. Weights of depthwise convolutions get the full eight bits: ONNX Runtime adds their
-    products in 32 bits on every processor.
+    the bias. Those of depthwise convolutions stay as they are.
 
     Args:
         quantised: graph made of `core` by ONNX Runtime's `quantize_static` or by modelopt, whose
@@ -47,16 +47,15 @@ def correct_biases(
     plain = {c.name: numpy_helper.to_array(c) for c in core.graph.initializer}
     constants = {c.name: c for c in quantised.graph.initializer}
     made_by = {name: node for node in quantised.graph.node for name in node.output}
+    known = {quantised.graph.input[0].name: frames}
     for node in quantised.graph.node:
         if node.op_type != "Conv" or node.input[1] not in made_by:
             continue  # a convolution that was left in float32 reads its weights themselves
         original = plain[wanted[node.name].input[1]].astype(np.float64)
         maker, bias = made_by[node.input[1]], made_by.get(node.input[2])
-        found, covariance = _input_moments(quantised, node, original, frames)
+        found, covariance = _input_moments(quantised, node, original, known)
         if covariance is not None:
             _round_to(maker, original, covariance, limit, constants)
-        elif bias is not None:
-            _refine(maker, bias, original, constants)
         weights = _dequantised(maker, constants)
         error = _mean_output(weights, found) - _mean_output(original, means[node.name])
         if bias is None:
@@ -83,39 +82,25 @@ def _round_to(
     _put(constants, maker.input[0], integers.reshape(original.shape))
 
 
-def _refine(
-    maker: onnx.NodeProto,
-    bias: onnx.NodeProto,
-    original: NDArray[np.float64],
-    constants: dict[str, onnx.TensorProto],
-) -> None:
-    """Give the weights of a depthwise convolution eight bits, and its bias the steps to match."""
-    flat = original.reshape(len(original), -1)
-    scale, bias_scale = (
-        numpy_helper.to_array(constants[node.input[1]]).astype(np.float64) for node in (maker, bias)
-    )
-    whole = numpy_helper.to_array(constants[bias.input[0]]).astype(np.float64)
-    # Where a channel is next to nothing, its step was made larger for the bias's sake.
-    ratio = np.maximum(np.abs(flat).max(axis=1) / _EIGHT_BITS / scale, 0.5)
-    ratio = np.where(np.abs(whole / ratio) < 2**31 - 1, ratio, 1)
-    finer, steps = (scale * ratio).astype(np.float32), whole / ratio
-    _put(constants, bias.input[0], np.round(steps).astype(np.int32))
-    _put(constants, bias.input[1], (bias_scale * ratio).astype(np.float32))
-    _put(constants, maker.input[1], finer)
-    integers = np.clip(np.round(flat / finer[:, None]), -_EIGHT_BITS, _EIGHT_BITS).astype(np.int8)
-    _put(constants, maker.input[0], integers.reshape(original.shape))
-
-
 def _put(constants: dict[str, onnx.TensorProto], name: str, values: NDArray[Any]) -> None:
     constants[name].CopyFrom(numpy_helper.from_array(values, name))
 
 
 def _input_moments(
-    model: onnx.ModelProto, node: onnx.NodeProto, weights: NDArray[np.float64], frames: Floats
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    weights: NDArray[np.float64],
+    known: dict[str, Floats],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Mean of each channel of a convolution's input, and the covariance of what its windows see.
 
     The latter is None for a grouped convolution.
+
+    Args:
+        model: the graph, fitted as far as this convolution.
+        node: the convolution.
+        weights: its weights.
+        known: tensors of all frames, by name; the convolution's input is added.
     """
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     grouped = attributes.get("group", 1) > 1
@@ -124,45 +109,55 @@ def _input_moments(
     channels = weights.shape[1] * (attributes.get("group", 1))
     total, size = np.zeros(channels), channels * kernel[0] * kernel[1]
     first, second, count = np.zeros(size), np.zeros((size, size) if not grouped else (0, 0)), 0
-    for [value] in _outputs(model, [node.input[0]], frames):
-        total += value[0].mean(axis=(1, 2), dtype=np.float64)
+    name = node.input[0]
+    if name not in known:
+        rows = [value for [value] in _outputs(model, [name], known)]
+        for old in list(known)[1:-_KEPT]:
+            del known[old]
+        known[name] = np.concatenate(rows)
+    for value in known[name]:
+        total += value.mean(axis=(1, 2), dtype=np.float64)
         if not grouped:
-            seen = patches(value[0], kernel, list(pads), list(strides))
+            seen = patches(value, kernel, list(pads), list(strides))
             first += seen.sum(axis=1, dtype=np.float64)
             second += seen @ seen.T
             count += seen.shape[1]
+    total /= len(known[name])
     if grouped:
-        return total / len(frames), None
+        return total, None
     mean = first / count
-    return total / len(frames), second / count - np.outer(mean, mean)
+    return total, second / count - np.outer(mean, mean)
 
 
 def _outputs(
-    model: onnx.ModelProto, names: Sequence[str], frames: Floats
+    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, Floats]
 ) -> Iterator[list[Floats]]:
-    """Some tensors of each frame, by a session that runs no more than they need."""
-    [image] = model.graph.input
+    """Some tensors of each frame, from others that are known, doing no more work than that."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    needed = set(names)
-    nodes = []
+    needed, nodes = set(names), []
     for node in reversed(model.graph.node):  # sorted: what a node needs comes before it
-        if needed.intersection(node.output):
+        if needed.difference(known).intersection(node.output):
             needed.update(node.input)
             nodes.append(node)
-    del watched.graph.node[:], watched.graph.output[:]
+    given = sorted(needed.intersection(known))
+    del watched.graph.node[:], watched.graph.input[:], watched.graph.output[:]
+    del watched.graph.initializer[:], watched.graph.value_info[:]
     watched.graph.node.extend(reversed(nodes))
+    for name in given:
+        shape = ["N", *known[name].shape[1:]]
+        watched.graph.input.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        )
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    kept = [c for c in model.graph.initializer if c.name in needed]
-    del watched.graph.initializer[:]
-    watched.graph.initializer.extend(kept)
+    watched.graph.initializer.extend(c for c in model.graph.initializer if c.name in needed)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    for frame in frames:
-        yield session.run(list(names), {image.name: frame[None]})
+    for index in range(len(next(iter(known.values())))):
+        yield session.run(list(names), {name: known[name][index : index + 1] for name in given})
 
 
 def _input_means(
@@ -172,7 +167,7 @@ def _input_means(
     [image] = model.graph.input
     inside = [name for name in dict.fromkeys(names) if name != image.name]
     sums = {image.name: frames.mean(axis=(0, 2, 3), dtype=np.float64) * len(frames)}
-    for values in _outputs(model, inside, frames) if inside else ():
+    for values in _outputs(model, inside, {image.name: frames}) if inside else ():
         for name, value in zip(inside, values, strict=True):
             mean = value.mean(axis=(0, 2, 3), dtype=np.float64)
             sums[name] = sums.get(name, np.zeros_like(mean)) + mean
