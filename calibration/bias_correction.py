@@ -1,4 +1,4 @@
-"""Take the mean error of quantisation out of a graph's biases (Nagel et al., arXiv 1906.04721).
+"""Fit a quantised graph's weights and biases to what it really sees (Nagel et al., 1906.04721).
 
 Most of an ultrasound frame is black. Rounding is the same at every black pixel, so its error does
 not average out: it moves whole channels, and what follows amplifies that. The mean error of every
@@ -7,7 +7,8 @@ convolution on real frames, its input's and its weights' together, goes into its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,19 +16,30 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from calibration.rounding import patches, round_weights
+
 __all__ = ["correct_biases"]
 
 Floats = NDArray[np.float32]
+_KEPT = 8
+"""Tensors that are kept for those after them; a residual stream reaches back three layers."""
 
 
-def correct_biases(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats) -> None:
-    """Correct the biases of a Q/DQ graph in place, one convolution after another.
+def correct_biases(
+    quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats, limit: int = 64
+) -> None:
+    """Fit weights and biases of a Q/DQ graph in place, one convolution after another.
+
+    Each sees what those before it, already fitted, make of the frames. Weights are rounded so that
+    their errors cancel on that (`calibration.rounding`), and the mean error that is left goes into
+    the bias. Those of depthwise convolutions stay as they are.
 
     Args:
-        quantised: graph that ONNX Runtime's `quantize_static` made of `core`, whose convolutions
-            have the same names and read `DequantizeLinear`.
+        quantised: graph made of `core` by ONNX Runtime's `quantize_static` or by modelopt, whose
+            convolutions have the same names and read `DequantizeLinear`.
         core: in float32.
         frames: its input on the calibration set, float32 `(N, 1, S, S)`.
+        limit: largest integer that a weight of any but a depthwise convolution becomes.
     """
     wanted = {node.name: node for node in core.graph.node if node.op_type == "Conv"}
     read = [node.input[0] for node in wanted.values()]
@@ -35,43 +47,130 @@ def correct_biases(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Fl
     plain = {c.name: numpy_helper.to_array(c) for c in core.graph.initializer}
     constants = {c.name: c for c in quantised.graph.initializer}
     made_by = {name: node for node in quantised.graph.node for name in node.output}
+    known = {quantised.graph.input[0].name: frames}
     for node in quantised.graph.node:
         if node.op_type != "Conv" or node.input[1] not in made_by:
             continue  # a convolution that was left in float32 reads its weights themselves
-        [found] = _input_means(quantised, [node.input[0]], frames)
-        weights = _dequantised(made_by[node.input[1]], constants)
-        original = plain[wanted[node.name].input[1]]
+        original = plain[wanted[node.name].input[1]].astype(np.float64)
+        maker, bias = made_by[node.input[1]], made_by.get(node.input[2])
+        found, covariance = _input_moments(quantised, node, original, known)
+        if covariance is not None:
+            _round_to(maker, original, covariance, limit, constants)
+        weights = _dequantised(maker, constants)
         error = _mean_output(weights, found) - _mean_output(original, means[node.name])
-        bias = made_by[node.input[2]]
-        scale = numpy_helper.to_array(constants[bias.input[1]]).astype(np.float64)
-        value = constants[bias.input[0]]
-        steps = np.round(numpy_helper.to_array(value) - error / scale)
-        corrected = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int32)
-        value.CopyFrom(numpy_helper.from_array(corrected, value.name))
+        if bias is None:
+            value = constants[node.input[2]]
+            put = (numpy_helper.to_array(value) - error).astype(np.float32)
+        else:
+            scale = numpy_helper.to_array(constants[bias.input[1]]).astype(np.float64)
+            value = constants[bias.input[0]]
+            steps = np.round(numpy_helper.to_array(value) - error / scale)
+            put = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int32)
+        value.CopyFrom(numpy_helper.from_array(put, value.name))
+
+
+def _round_to(
+    maker: onnx.NodeProto,
+    original: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    limit: int,
+    constants: dict[str, onnx.TensorProto],
+) -> None:
+    flat = original.reshape(len(original), -1)
+    scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
+    integers = round_weights(flat, np.broadcast_to(scale, len(flat)), covariance, limit)
+    _put(constants, maker.input[0], integers.reshape(original.shape))
+
+
+def _put(constants: dict[str, onnx.TensorProto], name: str, values: NDArray[Any]) -> None:
+    constants[name].CopyFrom(numpy_helper.from_array(values, name))
+
+
+def _input_moments(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    weights: NDArray[np.float64],
+    known: dict[str, Floats],
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Mean of each channel of a convolution's input, and the covariance of what its windows see.
+
+    The latter is None for a grouped convolution.
+
+    Args:
+        model: the graph, fitted as far as this convolution.
+        node: the convolution.
+        weights: its weights.
+        known: tensors of all frames, by name; the convolution's input is added.
+    """
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    grouped = attributes.get("group", 1) > 1
+    kernel = (weights.shape[2], weights.shape[3])
+    pads, strides = attributes.get("pads", [0] * 4), attributes.get("strides", [1, 1])
+    channels = weights.shape[1] * (attributes.get("group", 1))
+    total, size = np.zeros(channels), channels * kernel[0] * kernel[1]
+    first, second, count = np.zeros(size), np.zeros((size, size) if not grouped else (0, 0)), 0
+    name = node.input[0]
+    if name not in known:
+        rows = [value for [value] in _outputs(model, [name], known)]
+        for old in list(known)[1:-_KEPT]:
+            del known[old]
+        known[name] = np.concatenate(rows)
+    for value in known[name]:
+        total += value.mean(axis=(1, 2), dtype=np.float64)
+        if not grouped:
+            seen = patches(value, kernel, list(pads), list(strides))
+            first += seen.sum(axis=1, dtype=np.float64)
+            second += seen @ seen.T
+            count += seen.shape[1]
+    total /= len(known[name])
+    if grouped:
+        return total, None
+    mean = first / count
+    return total, second / count - np.outer(mean, mean)
+
+
+def _outputs(
+    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, Floats]
+) -> Iterator[list[Floats]]:
+    """Some tensors of each frame, from others that are known, doing no more work than that."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    needed, nodes = set(names), []
+    for node in reversed(model.graph.node):  # sorted: what a node needs comes before it
+        if needed.difference(known).intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    given = sorted(needed.intersection(known))
+    del watched.graph.node[:], watched.graph.input[:], watched.graph.output[:]
+    del watched.graph.initializer[:], watched.graph.value_info[:]
+    watched.graph.node.extend(reversed(nodes))
+    for name in given:
+        shape = ["N", *known[name].shape[1:]]
+        watched.graph.input.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        )
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    watched.graph.initializer.extend(c for c in model.graph.initializer if c.name in needed)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    for index in range(len(next(iter(known.values())))):
+        yield session.run(list(names), {name: known[name][index : index + 1] for name in given})
 
 
 def _input_means(
     model: onnx.ModelProto, names: Sequence[str], frames: Floats
 ) -> list[NDArray[np.float64]]:
     """The mean of each channel of some tensors over all frames and pixels."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    [image] = watched.graph.input
+    [image] = model.graph.input
     inside = [name for name in dict.fromkeys(names) if name != image.name]
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inside)
     sums = {image.name: frames.mean(axis=(0, 2, 3), dtype=np.float64) * len(frames)}
-    if inside:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(
-            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for frame in frames:
-            values = session.run(inside, {image.name: frame[None]})
-            for name, value in zip(inside, values, strict=True):
-                mean = value.mean(axis=(0, 2, 3), dtype=np.float64)
-                sums[name] = sums.get(name, np.zeros_like(mean)) + mean
+    for values in _outputs(model, inside, {image.name: frames}) if inside else ():
+        for name, value in zip(inside, values, strict=True):
+            mean = value.mean(axis=(0, 2, 3), dtype=np.float64)
+            sums[name] = sums.get(name, np.zeros_like(mean)) + mean
     return [sums[name] / len(frames) for name in names]
 
 

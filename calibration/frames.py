@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,12 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets import Example, square
+from training.zero_shot import SCORED_PLANES
 
-__all__ = ["calibration_set", "read_frames"]
+__all__ = ["calibration_set", "demand_planes", "read_frames", "without_repeats"]
+
+
+def without_repeats(examples: Sequence[Example]) -> list[Example]:
+    """The examples whose pixels no example before them has."""
+    found: dict[str, Example] = {}
+    for example in examples:
+        image = example.open()
+        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        found.setdefault(digest, example)
+    return list(found.values())
+
+
+def demand_planes(examples: Sequence[Example]) -> None:
+    """See to it that every standard plane is in the calibration set.
+
+    Raises:
+        ValueError: one is not.
+    """
+    there = {example.facts.plane for example in examples}
+    if missing := [plane for plane in SCORED_PLANES if plane not in there]:
+        raise ValueError(
+            f"the calibration set has no image of {', '.join(missing)}, so ranges would not cover "
+            "it; add labelled images to the sources of python -m training.data"
+        )
 
 
 def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Choose frames in turn from every plane, so that rare ones are there.
+    """Choose frames in turn from every plane of every data set, so that rare ones are there.
 
     Images with nothing but a caption count as a plane of their own.
 
@@ -29,9 +55,10 @@ def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[
     """
     if len(examples) < count:
         raise ValueError(f"{count} calibration frames are wanted, only {len(examples)} are there")
-    kinds: dict[tuple[str | None, str | None], list[Example]] = defaultdict(list)
+    kinds: dict[tuple[str | None, ...], list[Example]] = defaultdict(list)
     for example in examples:
-        kinds[example.facts.plane, example.facts.brain_plane].append(example)
+        data_set = example.group.partition("/")[0]
+        kinds[data_set, example.facts.plane, example.facts.brain_plane].append(example)
     rng = random.Random(seed)
     queues = [rng.sample(kinds[kind], len(kinds[kind])) for kind in sorted(kinds, key=str)]
     chosen: list[Example] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnxruntime.quantization import (
 )
 
 from calibration.bias_correction import correct_biases
+from calibration.equalisation import equalise
 from export.graph import OUTPUT, dequantised_input, with_grey_levels
 
 __all__ = ["quantise"]
@@ -29,15 +31,17 @@ _HEAD = ("GlobalAveragePool", "Flatten", "MatMul", "Gemm")
 frame (one grey level of one pixel moved its cosine three times as far)."""
 
 
+_EQUALISED_ON = 128
+"""So many frames of the calibration set give the ranges of channels."""
+
 _CORRECTED_ON = 32
-"""So many frames of the calibration set give the mean errors."""
+"""So many give the mean errors: 128 or more give no better ones."""
 
 
 class _Frames(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, frames: NDArray[np.uint8], zero: float, unit: float) -> None:
+    def __init__(self, frames: NDArray[np.float32]) -> None:
         self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
-            {_CORE_INPUT: ((frames[i : i + 1].astype(np.float32) - zero) / unit)}
-            for i in range(len(frames))
+            {_CORE_INPUT: frame[None]} for frame in frames
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -80,8 +84,9 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
     the first convolution as they are.
 
     Weights have seven bits. Processors without VNNI (AVX2 alone) add two products of uint8 and int8
-    in 16 bits, where eight bits overflow and are cut off without a word; seven do not. The mean
-    error that is left goes into the biases.
+    in 16 bits, where eight bits overflow and are cut off without a word; seven do not. Channels of
+    residual streams are brought to one range first, and the mean error that is left goes into the
+    biases.
 
     Args:
         core: graph written by `export.graph.export_core`.
@@ -97,22 +102,24 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
             {"scale": np.array(1 / unit, np.float32), "zero_point": np.array(round(zero), np.uint8)}
         ]
     }
-    with _quiet():
+    normalised = (frames.astype(np.float32) - np.float32(zero)) / np.float32(unit)
+    equal = equalise(onnx.load(core), normalised[:_EQUALISED_ON])
+    with _quiet(), tempfile.TemporaryDirectory() as work:
+        onnx.save(equal, Path(work) / "core.onnx")
         quantize_static(
-            str(core),
+            str(Path(work) / "core.onnx"),
             str(out),
-            _Frames(frames, zero, unit),
+            _Frames(normalised),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_left_in_float32(onnx.load(core).graph),
+            nodes_to_exclude=_left_in_float32(equal.graph),
             extra_options={"TensorQuantOverrides": overrides} if exact else {},
         )
     quantised = onnx.load(out)
-    some = frames[:_CORRECTED_ON].astype(np.float32)
-    correct_biases(quantised, onnx.load(core), (some - np.float32(zero)) / np.float32(unit))
+    correct_biases(quantised, equal, normalised[:_CORRECTED_ON])
     model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
     onnx.save(model, out)

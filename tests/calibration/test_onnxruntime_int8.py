@@ -126,9 +126,9 @@ def test_products_of_bytes_fit_16_bits_two_at_a_time(quantised: Quantised) -> No
     # Else processors without VNNI cut sums off: 2 x 255 x 64 = 32,640 fits, 2 x 255 x 127 does not.
     graph = onnx.load(quantised.path).graph
     constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
-    weights = [c for c in constants.values() if c.dtype == np.int8 and c.ndim == 4]
+    weights = {n: c for n, c in constants.items() if c.dtype == np.int8 and c.ndim == 4}
     assert len(weights) > 40
-    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == 64
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights.values()) == 64
 
 
 def test_int8_kernels_give_what_the_graph_says(quantised: Quantised) -> None:

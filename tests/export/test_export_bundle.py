@@ -23,6 +23,7 @@ from sklearn.metrics import f1_score
 
 import export.bundle as exporter
 import fetalclip_edge as fe
+from calibration.gate import Gate, Judgement
 from export.bundle import GateError, export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, BundleIntegrityError
@@ -273,27 +274,43 @@ def test_the_report_shows_both_precisions(bundle: Path) -> None:
         assert f"{metrics['latency_ms_one_thread'][precision]:.2f}" in shown.getvalue()
 
 
-def worse_int8(monkeypatch: pytest.MonkeyPatch, score: float) -> None:
-    """INT8 comes out at a score on the validation patients; all else at 0.9."""
-    scores = iter([0.9, score, 0.9, 0.9])
+FAILURE = "F1 of femur falls by 40.0 points"
 
-    def measured(*_: object) -> dict[str, Any]:
-        value = next(scores)
-        each = dict.fromkeys(SCORED, value)
-        return {"planes_macro_f1": value, "planes_f1": each, "brain_planes_macro_f1": 0.5}
 
-    monkeypatch.setattr("export.metrics.accuracy", measured)
+def judged(monkeypatch: pytest.MonkeyPatch, *failures: str) -> None:
+    """The gate finds these failures, whatever it is shown."""
+    found = Judgement({}, {}, {}, 1.0, 1.0, (0.0, 0.0), list(failures))
+    monkeypatch.setattr(exporter, "judge", lambda *_: found)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("score", [0.889, float("nan")])
-def test_int8_that_loses_more_than_a_point_is_not_written(
-    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float
+def test_int8_that_fails_the_gate_is_not_written(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worse_int8(monkeypatch, score)
-    with pytest.raises(GateError, match=r"points of macro-F1 \(at most 1\): abdomen 0\.900 -> "):
+    judged(monkeypatch, FAILURE, "the mean cosine is 0.5")
+    with pytest.raises(GateError, match=f"{FAILURE}; the mean cosine is 0.5"):
         export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=quiet())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_gate_sees_both_precisions_of_the_validation_patients(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def look(*given: Any) -> Judgement:
+        seen.extend(given)
+        return Judgement({}, {}, {}, 1.0, 1.0, (0.0, 0.0))
+
+    monkeypatch.setattr(exporter, "judge", look)
+    export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=quiet())
+    fp32, int8, examples, prompts, gate = seen
+    assert {example.group for example in examples} <= load_release(run).held_out
+    assert fp32.shape == int8.shape == (len(examples), 16)
+    assert not np.array_equal(fp32, int8)
+    assert set(prompts) == {"planes", "brain_planes"}
+    assert gate == Gate()
 
 
 @pytest.mark.usefixtures("quick")
@@ -305,11 +322,11 @@ def test_the_gate_ends_the_command_with_code_1_and_keeps_the_old_bundle(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = contents(bundle)
-    worse_int8(monkeypatch, 0.5)
+    judged(monkeypatch, FAILURE)
     with pytest.raises(typer.Exit) as exit_:
         main(run, bundle, drawn)
     assert exit_.value.exit_code == 1
-    assert "INT8 loses 40.0 points" in " ".join(capsys.readouterr().err.split())
+    assert FAILURE in " ".join(capsys.readouterr().err.split())
     assert contents(bundle) == before
 
 
@@ -317,20 +334,18 @@ def test_the_gate_ends_the_command_with_code_1_and_keeps_the_old_bundle(
 def test_a_bundle_is_replaced_only_when_the_new_one_is_sound(
     run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worse_int8(monkeypatch, 0.895)  # half a point is forgiven
+    judged(monkeypatch)
     out = tmp_path / "out"
     out.mkdir()  # an empty folder may be taken
     main(run, out, drawn)
     made = ModelBundle.load(out)
     assert (made.name, made.version) == ("fetalclip-edge-student", "0.1.0")
 
-    worse_int8(monkeypatch, 0.9)
     export_bundle(run, drawn, out, name="second", version="2", console=quiet())
     assert ModelBundle.load(out).name == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
     before = contents(out)
-    worse_int8(monkeypatch, 0.9)
     monkeypatch.setattr(exporter, "write_checksums", lambda *_: None)
     with pytest.raises(BundleError):
         export_bundle(run, drawn, out, name="third", version="3", console=quiet())

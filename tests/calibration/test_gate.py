@@ -1,0 +1,105 @@
+"""The accuracy gate tells what is beyond its limits, and by how much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.gate import Gate, Judgement, judge
+from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.datasets import Example
+from training.facts import Facts
+
+AXES = np.eye(9, dtype=np.float32)
+PROMPTS = {"planes": AXES[:6], "brain_planes": AXES[6:]}
+
+
+def example(plane: str, part: str | None = None) -> Example:
+    facts = Facts(plane, part)
+    return Example(Path("x.tar"), 0, 1, "x.png", facts, "planes/1", "train", 0, 64)
+
+
+def towards(plane: str, part: str | None = None) -> np.ndarray:
+    made = 0.9 * AXES[PLANES.index(plane)]
+    if part is not None:
+        made = made + 0.4 * AXES[6 + BRAIN_PLANES.index(part)]
+    found: np.ndarray = made / np.linalg.norm(made)
+    return found
+
+
+KINDS = [
+    *[("abdomen", None)] * 10,
+    *[("femur", None)] * 10,
+    *[("thorax", None)] * 10,
+    *[("brain", part) for part in BRAIN_PLANES] * 4,
+]
+EXAMPLES = [example(*kind) for kind in KINDS]
+RIGHT = np.stack([towards(*kind) for kind in KINDS]).astype(np.float32)
+
+
+def judged(other: np.ndarray, gate: Gate | None = None) -> Judgement:
+    return judge(RIGHT, other, EXAMPLES, PROMPTS, gate or Gate())
+
+
+def test_the_same_answers_pass() -> None:
+    found = judged(RIGHT.copy())
+    assert found.passed
+    assert found.failures == []
+    assert found.macro_f1 == {"planes": (1.0, 1.0), "brain_planes": (1.0, 1.0)}
+    assert found.agreement == {"planes": 1.0, "brain_planes": 1.0}
+    assert found.cosine_mean == pytest.approx(1, abs=1e-6)
+    assert found.calibration_error[0] == found.calibration_error[1]
+
+
+def test_a_femur_taken_for_an_abdomen_is_told_by_class() -> None:
+    other = RIGHT.copy()
+    other[10] = towards("abdomen")
+    found = judged(other)
+    # By hand: 10 right and 1 wrong abdomen, 9 of 10 femurs: F1 20 / 21 and 18 / 19.
+    assert found.class_f1["planes"]["abdomen"][1] == pytest.approx(20 / 21)
+    assert found.class_f1["planes"]["femur"][1] == pytest.approx(18 / 19)
+    assert found.macro_f1["planes"][1] == pytest.approx((20 / 21 + 18 / 19 + 2) / 4)
+    assert found.agreement["planes"] == pytest.approx(41 / 42)
+    told = "; ".join(found.failures)
+    assert "macro-F1 of the planes falls by 2.5 points, 1.000 -> 0.975 (at most 0.5)" in told
+    assert "F1 of femur falls by 5.3 points, 1.000 -> 0.947 (at most 1.5)" in told
+    assert "F1 of abdomen falls by 4.8 points" in told
+    assert "thorax" not in told
+
+
+def test_wide_limits_let_it_pass() -> None:
+    other = RIGHT.copy()
+    other[10] = towards("abdomen")
+    gate = Gate(10, 10, mean_cosine=0.9, p01_cosine=-1, agreement=0.9, calibration_error_rise=1)
+    assert judged(other, gate).passed
+
+
+def test_embeddings_that_turn_away_fail_even_with_right_answers() -> None:
+    aside = np.roll(AXES, 1, axis=0)[0]  # no class of planes
+    other = 0.9 * RIGHT + 0.4 * aside
+    other = (other / np.linalg.norm(other, axis=1, keepdims=True)).astype(np.float32)
+    found = judged(other)
+    assert found.agreement["planes"] == 1
+    assert found.cosine_mean < 0.99
+    assert any(f.startswith("the mean cosine with FP32 is 0.9") for f in found.failures)
+
+
+def test_what_is_not_a_number_fails() -> None:
+    found = judged(np.full_like(RIGHT, np.nan))
+    assert any("cosine with FP32 is nan" in failure for failure in found.failures)
+
+
+def test_arrays_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not go with 42 images"):
+        judged(RIGHT[:-1])
+    with pytest.raises(ValueError, match="no validation image is labelled with a plane"):
+        judge(RIGHT[:1], RIGHT[:1], [example("cervix")], PROMPTS, Gate())
+
+
+@pytest.mark.parametrize("name", ["macro_f1_drop", "mean_cosine", "agreement"])
+@pytest.mark.parametrize("value", [-2.0, float("nan"), 101.0])
+def test_limits_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must lie between"):
+        Gate(**{name: value})
