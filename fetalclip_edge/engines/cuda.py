@@ -156,7 +156,7 @@ def as_array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
     """Memory of the host as an array, valid until the memory is freed."""
     size = int(np.prod(shape)) * dtype.itemsize
     memory = (ctypes.c_ubyte * size).from_address(address)
-    return np.ndarray(shape, dtype, buffer=memory)
+    return np.ndarray(shape, dtype, buffer=memoryview(memory))
 
 
 def _driver(cuda: int) -> str:
