@@ -174,8 +174,10 @@ class EngineBackend(Backend):
             )
         return engine
 
-    def _make_context(self) -> Any:
-        return self._engine.create_execution_context()
+    @staticmethod
+    def make_context(trt: Any, engine: Any) -> Any:
+        """An execution context of an engine of the runtime `trt`; None when it gives none."""
+        return engine.create_execution_context()
 
     def _session(self, batch: int) -> Session:
         """This thread's session: one for single frames, replayed, and one for larger batches."""
@@ -183,7 +185,7 @@ class EngineBackend(Backend):
         session: Session | None = getattr(self._sessions, kind, None)
         if session is None:
             with self._making:
-                context = self._make_context()
+                context = self.make_context(self._trt, self._engine)
             if context is None:
                 raise BackendError(f"no execution context: {self._runtime_log.why()}")
             most = 1 if batch == 1 else self._layout.most

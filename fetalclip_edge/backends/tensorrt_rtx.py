@@ -16,10 +16,12 @@ class TensorRTRTXBackend(EngineBackend):
     module = "tensorrt_rtx"
     install = 'pip install "fetalclip-edge[tensorrt-rtx]"'
 
-    def _make_context(self) -> Any:
-        config = self._engine.create_runtime_config()
-        # Otherwise the kernels for a shape are made in the background, and the first frames, and
-        # what is recorded of them, run on slower ones.
-        strategies = self._trt.DynamicShapesKernelSpecializationStrategy
+    @staticmethod
+    def make_context(trt: Any, engine: Any) -> Any:
+        """An execution context whose kernels are made now, for the shapes that it will see."""
+        config = engine.create_runtime_config()
+        # Otherwise they are made in the background, and the first frames, and what is recorded of
+        # them, run on slower ones.
+        strategies = trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-        return self._engine.create_execution_context(config)
+        return engine.create_execution_context(config)

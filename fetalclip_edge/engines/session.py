@@ -116,6 +116,10 @@ class Session:
         """Whether batches are replayed from a CUDA graph."""
         return self._graph is not None
 
+    def output_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an output for one frame."""
+        return self._arrays[name].shape[1:]
+
     def run(self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]]) -> None:
         """Run a batch and write its outputs.
 
