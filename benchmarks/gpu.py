@@ -89,7 +89,7 @@ def measure_engine(runtime: str, graph: Path, frames: NDArray[np.uint8]) -> dict
     """
     steps, report = Steps(), dict[str, Any]()
     trt = steps.take("import", lambda: importlib.import_module(runtime))
-    data = steps.take("build", lambda: compile_engine(trt, graph.read_bytes(), graph.name))
+    data = steps.take("build", lambda: _build(runtime, trt, graph))
     cuda = steps.take("gpu", Cuda)
     loaded = steps.take("deserialise", lambda: _deserialise(trt, data))
     sessions = steps.take("load", lambda: _sessions(runtime, trt, cuda, loaded[1]))
@@ -131,6 +131,13 @@ def measure_torch(frames: NDArray[np.uint8]) -> dict[str, Any]:
     return {"steps": steps.done, **report}
 
 
+def _build(name: str, trt: Any, graph: Path) -> bytes:
+    return compile_engine(
+        *(trt, graph.read_bytes(), graph.name),
+        configure=lambda config: _ENGINES[name].configure(trt, config),
+    )
+
+
 def _deserialise(trt: Any, data: bytes) -> Any:
     log = make_log(trt)
     runtime = trt.Runtime(log.sink)
@@ -141,10 +148,11 @@ def _deserialise(trt: Any, data: bytes) -> Any:
 
 
 def _sessions(name: str, trt: Any, cuda: Cuda, engine: Any) -> tuple[Session, Session]:
-    layout, make_context = Layout.of(trt, engine), _ENGINES[name].make_context
+    layout, backend = Layout.of(trt, engine), _ENGINES[name]
+    first, second = backend.make_context(trt, engine), backend.make_context(trt, engine)
     return (
-        Session(cuda, make_context(trt, engine), layout, 1, record=True),
-        Session(cuda, make_context(trt, engine), layout, MAX_BATCH, record=False),
+        Session(cuda, first, layout, 1, record=backend.may_record),
+        Session(cuda, second, layout, MAX_BATCH, record=None),
     )
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.engines import build
 from fetalclip_edge.errors import BackendError, BackendUnavailableError
 
@@ -71,6 +72,7 @@ def compile_for(
         pass
 
     def configure(config: Any) -> None:
+        TensorRTRTXBackend.configure(trt, config)
         config.num_compute_capabilities = 1
         config.set_compute_capability(target, 0)
 

@@ -137,7 +137,13 @@ class EngineBackend(Backend):
                     "fetalclip-edge compile does it ahead of the first frame",
                     *(path, gpu.name),
                 )
-            return compile_engine(trt, graph, str(path), progress=progress)
+            return compile_engine(
+                trt,
+                graph,
+                str(path),
+                progress=progress,
+                configure=lambda config: cls.configure(trt, config),
+            )
 
         def waiting() -> None:
             if progress is not None:
@@ -175,6 +181,15 @@ class EngineBackend(Backend):
         return engine
 
     @staticmethod
+    def configure(trt: Any, config: Any) -> None:
+        """Set more of a builder's configuration, where the runtime `trt` needs it."""
+
+    @staticmethod
+    def may_record(context: Any, stream: int) -> bool:
+        """Whether the work of a context, once it has run, may be recorded as a CUDA graph."""
+        return True
+
+    @staticmethod
     def make_context(trt: Any, engine: Any) -> Any:
         """An execution context of an engine of the runtime `trt`; None when it gives none."""
         return engine.create_execution_context()
@@ -189,6 +204,12 @@ class EngineBackend(Backend):
             if context is None:
                 raise BackendError(f"no execution context: {self._runtime_log.why()}")
             most = 1 if batch == 1 else self._layout.most
-            session = Session(self._cuda, context, self._layout, most, record=batch == 1)
+            session = Session(
+                self._cuda,
+                context,
+                self._layout,
+                most,
+                record=self.may_record if batch == 1 else None,
+            )
             setattr(self._sessions, kind, session)
         return session

@@ -17,6 +17,16 @@ class TensorRTRTXBackend(EngineBackend):
     install = 'pip install "fetalclip-edge[tensorrt-rtx]"'
 
     @staticmethod
+    def configure(trt: Any, config: Any) -> None:
+        """Have engines use our memory alone, without which they cannot be recorded."""
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+    @staticmethod
+    def may_record(context: Any, stream: int) -> bool:
+        """What TensorRT-RTX says of it."""
+        return bool(context.is_stream_capturable(stream))
+
+    @staticmethod
     def make_context(trt: Any, engine: Any) -> Any:
         """An execution context whose kernels are made now, for the shapes that it will see."""
         config = engine.create_runtime_config()

@@ -90,12 +90,19 @@ class Session:
         context: an execution context of this session's own.
         layout: of the engine.
         batch: the largest batch that it will be given.
-        record: record the work of a whole batch once as a CUDA graph, and then replay it; every
-            batch must then be of that size. Where the runtime does not allow it, go on without.
+        record: told the context and the stream, says whether work may be recorded. Then that of a
+            whole batch is recorded once as a CUDA graph and replayed; every batch must be of that
+            size. Where it cannot be, go on without. None never records.
     """
 
     def __init__(
-        self, cuda: Cuda, context: Any, layout: Layout, batch: int, *, record: bool
+        self,
+        cuda: Cuda,
+        context: Any,
+        layout: Layout,
+        batch: int,
+        *,
+        record: Callable[[Any, int], bool] | None,
     ) -> None:
         self._cuda, self._context, self._layout = cuda, context, layout
         self._owned = ExitStack()
@@ -108,8 +115,8 @@ class Session:
             self._prepare(tensor, batch)
         self._shaped = 0
         self._graph: int | None = None
-        if record:
-            self._graph = self._record(batch)
+        if record is not None:
+            self._graph = self._record(batch, record)
 
     @property
     def recorded(self) -> bool:
@@ -172,12 +179,15 @@ class Session:
             device, host = self._addresses[tensor.name]
             self._cuda.download(host, device, tensor.size(batch), self._stream)
 
-    def _record(self, batch: int) -> int | None:
+    def _record(self, batch: int, allowed: Callable[[Any, int], bool]) -> int | None:
         self._arrays[self._layout.image.name][:] = 0
         self._shape(batch)
         # The first run does what can happen only once, and must not be recorded.
         self._enqueue(batch)
         self._cuda.wait(self._stream)
+        if not allowed(self._context, self._stream):
+            _log.info("no CUDA graph, each frame is enqueued anew: the runtime does not allow it")
+            return None
         try:
             with self._cuda.capture(self._stream) as recorded:
                 self._enqueue(batch)

@@ -156,16 +156,24 @@ class IOptimizationProfile:
         self._shapes[name] = [least, opt, most]
 
 
+class BuilderFlag(enum.Enum):
+    REQUIRE_USER_ALLOCATION = 1
+
+
 class IBuilderConfig:
-    __slots__ = ("_profiles", "progress_monitor")
+    __slots__ = ("_flags", "_profiles", "progress_monitor")
 
     def __init__(self) -> None:
+        self._flags: list[BuilderFlag] = []
         self._profiles: list[IOptimizationProfile] = []
         self.progress_monitor: IProgressMonitor | None = None
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
         assert pool is MemoryPoolType.WORKSPACE
         assert pool_size > 0
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self._flags.append(flag)
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self._profiles.append(profile)
@@ -197,6 +205,7 @@ class FakeTensorRT(ModuleType):
         self._contexts = 0
         self._refuses: str | None = None
         self._loads = True
+        self._capturable = True
         fake = self
 
         class Builder:
@@ -236,6 +245,7 @@ class FakeTensorRT(ModuleType):
 
         self.Builder, self.Runtime = Builder, Runtime
         if self._rtx:
+            self.BuilderFlag = BuilderFlag
             self.DynamicShapesKernelSpecializationStrategy = (
                 DynamicShapesKernelSpecializationStrategy
             )
@@ -253,6 +263,7 @@ class FakeTensorRT(ModuleType):
         assert model is not None
         free = any(not d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
         assert not free or config._profiles, "a free dimension needs an optimisation profile"
+        assert config._flags == ([BuilderFlag.REQUIRE_USER_ALLOCATION] if self._rtx else [])
         monitor = config.progress_monitor
         if monitor is not None:
             monitor.phase_start("Building engine", None, 4)
@@ -309,7 +320,8 @@ def engine_class(fake: FakeTensorRT) -> Any:
         def create_execution_context(self, config: IRuntimeConfig | None = None) -> Any:
             assert (config is not None) == fake._rtx
             fake._contexts += 1
-            return IExecutionContext(fake._cuda, self)
+            kind = RTXExecutionContext if fake._rtx else IExecutionContext
+            return kind(fake._cuda, self, fake._capturable)
 
     if fake._rtx:
         ICudaEngine.create_runtime_config = lambda self: IRuntimeConfig()  # type: ignore[attr-defined]
@@ -317,10 +329,10 @@ def engine_class(fake: FakeTensorRT) -> Any:
 
 
 class IExecutionContext:
-    __slots__ = ("_addresses", "_cuda", "_engine", "_input", "_shape")
+    __slots__ = ("_addresses", "_capturable", "_cuda", "_engine", "_input", "_shape")
 
-    def __init__(self, cuda: FakeCuda, engine: Any) -> None:
-        self._cuda, self._engine = cuda, engine
+    def __init__(self, cuda: FakeCuda, engine: Any, capturable: bool) -> None:
+        self._cuda, self._engine, self._capturable = cuda, engine, capturable
         self._addresses: dict[str, int] = {}
         [self._input] = engine._session.get_inputs()
         self._shape: tuple[int, ...] | None = None
@@ -355,6 +367,14 @@ class IExecutionContext:
 
         self._cuda._enqueue(stream_handle, work)
         return True
+
+
+class RTXExecutionContext(IExecutionContext):
+    __slots__ = ()
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream in self._cuda._streams
+        return self._capturable
 
 
 def install(monkeypatch: Any) -> SimpleNamespace:

@@ -90,6 +90,18 @@ def test_where_nothing_can_be_recorded_frames_are_enqueued(
         assert gpu.cuda._calls["cudaGraphLaunch"] == 0
 
 
+def test_what_tensorrt_rtx_does_not_allow_is_not_recorded(
+    gpu: SimpleNamespace,
+    linear: ModelBundle,
+    frames: NDArray[np.uint8],
+    weights: NDArray[np.float32],
+) -> None:
+    gpu.tensorrt_rtx._capturable = False
+    found = load_backend(linear, "tensorrt_rtx").encode(frames[:1])["embedding"]
+    np.testing.assert_allclose(found, embeddings(frames[:1], weights), rtol=1e-4, atol=1e-4)
+    assert gpu.cuda._calls["cudaStreamBeginCapture"] == 0
+
+
 def test_each_thread_has_a_context_and_gives_its_memory_back(
     gpu: SimpleNamespace, linear: ModelBundle, frames: NDArray[np.uint8]
 ) -> None:

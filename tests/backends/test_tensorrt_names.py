@@ -112,6 +112,8 @@ def test_every_call_of_ours_is_there(repository: Path, version: str) -> None:
 def test_what_is_called_of_tensorrt_rtx_alone_is_there(repository: Path, version: str) -> None:
     wanted = used(repository, RTX_ALONE)
     assert ("ICudaEngine", "create_runtime_config") in wanted
+    assert ("BuilderFlag", "REQUIRE_USER_ALLOCATION") in wanted
+    assert ("IExecutionContext", "is_stream_capturable") in wanted
     assert missing(recorded(version), wanted - {("IBuilderConfig", STRATEGY)}) == []
     assert STRATEGY in recorded(version)["IRuntimeConfig"]
 
@@ -150,7 +152,9 @@ def test_the_fake_has_no_name_that_the_real_one_lacks(
     made["ICudaEngine"] = engine_class(module)
     kinds = {name: kind for name, kind in made.items() if name in names and inspect.isclass(kind)}
     if version in VERSIONS["tensorrt"]:
-        kinds.pop("IRuntimeConfig", None)
+        kinds = {k: v for k, v in kinds.items() if k not in ("IRuntimeConfig", "BuilderFlag")}
+    else:
+        kinds["IExecutionContext"] = made["RTXExecutionContext"]
     assert {"Builder", "OnnxParser", "ICudaEngine", "IExecutionContext", "Runtime"} <= set(kinds)
     for name, kind in kinds.items():
         if not issubclass(kind, enum.Enum):
