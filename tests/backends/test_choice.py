@@ -158,8 +158,8 @@ def test_when_all_fail_each_is_told(make_bundle: MakeBundle) -> None:
 def test_when_none_is_installed_that_is_told(
     linear: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailableError, match="openvino, onnxruntime, of which none is"):
         load_backend(linear)
 

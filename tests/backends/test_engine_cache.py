@@ -210,7 +210,9 @@ folder, seconds, mark = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 def build():
     with (folder.parent / "compiled").open("a") as file:
         file.write(mark + "\\n")
-    time.sleep(seconds)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (folder.parent / "go").exists():
+        time.sleep(0.02)
     return mark.encode() * 1000
 key = EngineKey(*sys.argv[4:])
 found = EngineCache(folder).get(key, build, lambda: print("waiting", flush=True))
@@ -244,11 +246,14 @@ def answer(process: subprocess.Popen[str]) -> list[str]:
 
 def test_of_two_processes_one_compiles_and_the_other_takes_it(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
-    first = start(folder, 2, "a")
+    first = start(folder, 600, "a")
     wait_until_one_compiles(folder)
-    second = start(folder, 2, "b")
+    second = start(folder, 600, "b")
+    assert second.stdout is not None
+    assert second.stdout.readline() == "waiting\n"
+    (folder.parent / "go").touch()
     assert answer(first) == ["a True"]
-    assert answer(second) == ["waiting", "a False"]
+    assert answer(second) == ["a False"]
     assert compiled(folder) == ["a"]
 
 
