@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,53 +36,59 @@ class Compiled:
 
     Attributes:
         path: of it.
-        capability: that it is for.
+        capabilities: that it is for.
         size: in bytes.
         seconds: that compiling took.
     """
 
     path: Path
-    capability: str
+    capabilities: tuple[str, ...]
     size: int
     seconds: float
 
 
 def compile_for(
-    graph: Path, capability: str, out: Path, progress: build.Progress | None = None
+    graph: Path,
+    capabilities: Sequence[str],
+    out: Path,
+    progress: build.Progress | None = None,
 ) -> Compiled:
-    """Compile a graph for GPUs of one compute capability.
+    """Compile a graph into one engine for GPUs of some compute capabilities.
 
     Args:
         graph: ONNX, with one input whose first dimension is free.
-        capability: such as "8.6".
-        out: folder to write `NAME-smXX.engine` to.
+        capabilities: such as "8.6".
+        out: folder to write `NAME.engine` to.
         progress: told how far it is.
 
     Raises:
         BackendUnavailableError: TensorRT-RTX is not installed.
         BackendError: it cannot compile the graph; the message says why.
-        ValueError: it does not know the capability.
+        ValueError: it does not know a capability.
         OSError: the graph cannot be read, or the engine not written.
     """
     trt = import_runtime()
-    target = getattr(trt.ComputeCapability, _short(capability).upper(), None)
-    if target is None:
+    unknown = set(capabilities) - set(known_capabilities(trt))
+    if unknown or not capabilities:
         known = ", ".join(known_capabilities(trt))
-        raise ValueError(f"TensorRT-RTX knows no capability {capability!r}, only {known}")
+        named = ", ".join(sorted(unknown)) or "none"
+        raise ValueError(f"TensorRT-RTX knows no capability {named}, only {known}")
     with graph.open("rb"):  # the parser's own words for a missing file say nothing
         pass
 
     def configure(config: Any) -> None:
         TensorRTRTXBackend.configure(trt, config)
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(target, 0)
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            target = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+            config.set_compute_capability(target, index)
 
     begin = time.perf_counter()
     engine = build.compile_engine(trt, graph, str(graph), progress=progress, configure=configure)
     seconds = time.perf_counter() - begin
-    path = out / f"{graph.stem}-{_short(capability)}.engine"
+    path = out / f"{graph.stem}.engine"
     path.write_bytes(engine)
-    return Compiled(path, capability, len(engine), seconds)
+    return Compiled(path, tuple(capabilities), len(engine), seconds)
 
 
 def import_runtime() -> Any:
@@ -103,10 +110,6 @@ def known_capabilities(trt: Any) -> list[str]:
     """The compute capabilities that an installed TensorRT-RTX compiles for."""
     shorts = sorted(int(n[2:]) for n in trt.ComputeCapability.__members__ if n.startswith("SM"))
     return [f"{short // 10}.{short % 10}" for short in shorts]
-
-
-def _short(capability: str) -> str:
-    return f"sm{capability.replace('.', '')}"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -133,22 +136,24 @@ def main(
     console = Console(stderr=True, highlight=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        compiled = [
-            _with_bar(graph, target, out, console)
-            for graph in graphs
-            for target in capability or CAPABILITIES
-        ]
+        targets = tuple(capability or CAPABILITIES)
+        compiled = [_with_bar(graph, targets, out, console) for graph in graphs]
     except (BackendError, OSError, ValueError) as error:
         console.print(f"error: {error}", soft_wrap=True, markup=False)
         code = 1 if isinstance(error, BackendUnavailableError) else 2
         raise typer.Exit(code) from None
-    table = Table("engine", "capability", "MB", "seconds")
+    table = Table("engine", "capabilities", "MB", "seconds")
     for one in compiled:
-        table.add_row(one.path.name, one.capability, f"{one.size / 1e6:.1f}", f"{one.seconds:.1f}")
+        table.add_row(
+            one.path.name,
+            ", ".join(one.capabilities),
+            f"{one.size / 1e6:.1f}",
+            f"{one.seconds:.1f}",
+        )
     Console(highlight=False).print(table)
 
 
-def _with_bar(graph: Path, capability: str, out: Path, console: Console) -> Compiled:
+def _with_bar(graph: Path, targets: tuple[str, ...], out: Path, console: Console) -> Compiled:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -158,9 +163,9 @@ def _with_bar(graph: Path, capability: str, out: Path, console: Console) -> Comp
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(f"{graph.name} for {capability}", total=1.0)
+        task = bar.add_task(graph.name, total=1.0)
         return compile_for(
-            graph, capability, out, lambda _what, share: bar.update(task, completed=share)
+            graph, targets, out, lambda _what, share: bar.update(task, completed=share)
         )
 
 
