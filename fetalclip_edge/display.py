@@ -167,9 +167,8 @@ def tuning_report(report: dict[str, Any]) -> None:
         table.add_row(name, trial["precision"], trial["device"] or "", *shown, verdict)
     _out.print(table)
     _out.print(
-        f"{report['rounds']} frames each, taking turns, one at a time, {report['threads']} CPU "
-        f"threads; cosine with float32 on the bundle's reference frames, at least "
-        f"{report['least_mean_cosine']:g}",
+        f"{report['rounds']} frames each, taking turns; CPU threads: {report['threads']}; cosine "
+        f"with float32 on the bundle's reference frames, at least {report['least_mean_cosine']:g}",
         soft_wrap=True,
     )
 

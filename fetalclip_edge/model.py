@@ -169,13 +169,22 @@ class Model:
         )
 
 
-def load(bundle: str | Path | None = None, backend: str = "auto", *, threads: int = 1) -> Model:
+def load(
+    bundle: str | Path | None = None,
+    backend: str = "auto",
+    *,
+    threads: int = 1,
+    precision: str | None = None,
+) -> Model:
     """Load a bundle, ready for the first frame.
 
     Args:
         bundle: folder of the bundle, or None for the one that the package ships.
-        backend: name of a backend, or "auto".
+        backend: name of a backend, or "auto": the fastest as `fetalclip-edge tune` found on this
+            device, or else the first that works of those preferred (see docs/backends.md).
         threads: CPU threads for one frame. One leaves the others to the device.
+        precision: of the graph, such as "int8", or None for the best ("auto") or the first that
+            the bundle has for the backend.
 
     Raises:
         BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`; or the graph
@@ -190,7 +199,7 @@ def load(bundle: str | Path | None = None, backend: str = "auto", *, threads: in
         'int8'
     """
     checked = ModelBundle.load(bundle)
-    return Model(checked, load_backend(checked, backend, threads))
+    return Model(checked, load_backend(checked, backend, threads, precision))
 
 
 def check_pixel_size(pixel_size_mm: float | None) -> None:

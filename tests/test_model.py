@@ -287,6 +287,12 @@ def test_an_unknown_backend_is_refused(backend: str) -> None:
         fe.load(backend=backend)
 
 
+def test_the_precision_asked_for_is_taken_or_refused() -> None:
+    assert fe.load(backend="onnxruntime", precision="int8").backend.precision == "int8"
+    with pytest.raises(ValueError, match="no fp4 graph for 'onnxruntime'"):
+        fe.load(backend="onnxruntime", precision="fp4")
+
+
 def test_no_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="threads"):
         fe.load(threads=0)

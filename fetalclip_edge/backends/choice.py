@@ -15,6 +15,8 @@ __all__ = ["Choice", "choose"]
 
 _log = logging.getLogger("fetalclip_edge")
 
+_MISSING = "not installed"
+
 Registry = Mapping[str, type[Backend]]
 
 
@@ -56,11 +58,19 @@ def choose(
     memory = recall(bundle, threads, registry)
     if memory.note is not None:
         _log.warning("auto: %s", memory.note)
-    passed_over: dict[str, str] = {}
+    passed_over = dict(memory.dropped)
+    for name in registry:
+        if (why := _why_not(name, bundle, precision)) is not None:
+            passed_over[name] = why
     order = _tuned_order(memory, precision, passed_over)
     tuned = bool(order)
     if not tuned:
-        order = _usual_order(registry, bundle, precision, passed_over)
+        usual = [
+            (name, precision or bundle.precision(name))
+            for name in registry
+            if name not in passed_over
+        ]
+        order = [(name, graph) for name, graph in usual if f"{name} {graph}" not in passed_over]
     failures: dict[str, BackendError] = {}
     for name, graph in order:
         try:
@@ -76,7 +86,7 @@ def choose(
         _log.info("auto: took %s %s, %s", name, graph, reason)
         failed = {other: str(error) for other, error in failures.items()}
         return backend, Choice(name, graph, reason, passed_over | failed)
-    raise _none_left(registry, bundle, passed_over, failures)
+    raise _none_left(bundle, passed_over, failures)
 
 
 def _tuned_order(
@@ -89,25 +99,17 @@ def _tuned_order(
             passed_over[f"{one.backend} {one.precision}"] = (
                 f"slower when tuned: {one.median_ms:.2f} ms a frame, not {fastest.median_ms:.2f} ms"
             )
-        passed_over.update(memory.dropped or {})
     return [(one.backend, one.precision) for one in fitting]
 
 
-def _usual_order(
-    registry: Registry, bundle: ModelBundle, precision: str | None, passed_over: dict[str, str]
-) -> list[tuple[str, str]]:
-    order = []
-    for name in registry:
-        graphs = bundle.graphs.get(name)
-        if not graphs:
-            passed_over[name] = "the bundle has no graph for it"
-        elif precision is not None and precision not in graphs:
-            passed_over[name] = f"the bundle has no {precision} graph for it"
-        elif installed_version(name) is None:
-            passed_over[name] = "not installed"
-        else:
-            order.append((name, precision or next(iter(graphs))))
-    return order
+def _why_not(name: str, bundle: ModelBundle, precision: str | None) -> str | None:
+    """Why a backend is not even tried."""
+    graphs = bundle.graphs.get(name)
+    if not graphs:
+        return "the bundle has no graph for it"
+    if precision is not None and precision not in graphs:
+        return f"the bundle has no {precision} graph for it"
+    return _MISSING if installed_version(name) is None else None
 
 
 def _reason(tuned: bool, memory: Memory, threads: int) -> str:
@@ -122,24 +124,14 @@ def _count(threads: int) -> str:
 
 
 def _none_left(
-    registry: Registry,
-    bundle: ModelBundle,
-    passed_over: Mapping[str, str],
-    failures: Mapping[str, BackendError],
+    bundle: ModelBundle, passed_over: Mapping[str, str], failures: Mapping[str, BackendError]
 ) -> BackendError:
     if len(failures) == 1:
         return next(iter(failures.values()))
-    if failures:
-        each = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        return BackendError(f"no backend can run bundle {bundle.name}: {each}")
-    missing = [name for name, why in passed_over.items() if why == "not installed"]
-    if missing:
-        return BackendUnavailableError(
-            f"bundle {bundle.name} has graphs for {', '.join(missing)}, of which none is "
-            "installed: pip install onnxruntime, or see docs/backends.md"
-        )
-    each = ", ".join(f"{name} ({', '.join(graphs)})" for name, graphs in bundle.graphs.items())
-    return BackendError(
-        f"bundle {bundle.name} has graphs for {each}; this version runs {', '.join(registry)}, "
-        "in the precisions that the bundle has"
-    )
+    reasons = {name: str(error) for name, error in failures.items()} or passed_over
+    each = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+    graphs = ", ".join(f"{name} ({', '.join(there)})" for name, there in bundle.graphs.items())
+    message = f"bundle {bundle.name} has graphs for {graphs}, and no backend can run one: {each}"
+    if not failures and _MISSING in passed_over.values():
+        return BackendUnavailableError(f"{message} (docs/backends.md says what to install)")
+    return BackendError(message)

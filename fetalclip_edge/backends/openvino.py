@@ -28,13 +28,16 @@ class OpenVINOBackend(Backend):
 
     Threads that encode at once take turns at the graph, so that they use as many CPU threads in
     all as were asked for; a model for each stream makes them run side by side.
+
+    The graph is compiled for single frames, which come some ten percent faster that way, and again
+    for batches of any size when the first of those comes.
     """
 
     name = "openvino"
 
     def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
         try:
-            ov = import_runtime()
+            self._runtime = import_runtime()
         except ImportError as error:
             raise BackendUnavailableError(
                 f"OpenVINO is not installed or does not load ({error}): "
@@ -43,12 +46,12 @@ class OpenVINOBackend(Backend):
         self.precision = bundle.precision(self.name, precision)
         graph = bundle.graph(self.name, self.precision)
         path = bundle.folder / bundle.graphs[self.name][self.precision]
-        self.version = ov.__version__.partition("-")[0]
+        self.version = self._runtime.__version__.partition("-")[0]
         self.device = "cpu"
         if _EXTERNAL in graph:
             # OpenVINO would take it from the working directory, where nobody has checked it.
             raise BackendError(f"{path} keeps weights in another file, which is not allowed")
-        options = {
+        self._options = {
             "INFERENCE_NUM_THREADS": threads,
             # One stream computes in the calling thread; more would hand each frame to another.
             "NUM_STREAMS": 1,
@@ -57,51 +60,67 @@ class OpenVINOBackend(Backend):
             # Otherwise float32 becomes BF16, unasked, on processors that have it.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        self._tensor = ov.Tensor
-        self._workers = threading.local()
+        blank = blank_frame(bundle)
         try:
-            core = ov.Core()
-            self._compiled = core.compile_model(core.read_model(graph), "CPU", options)
-            self._outputs = {output.get_any_name(): output for output in self._compiled.outputs}
-            first = self._warm_up(blank_frame(bundle))
+            self._core = self._runtime.Core()
+            self._model = self._core.read_model(graph)
+            single = self._model.clone()
+            single.reshape(blank.shape)
+            self._single = self._compile(single)
+            first = self._single.worker().run_once(blank)
         except Exception as error:
             raise BackendError(
                 f"OpenVINO {self.version} cannot run {path}: {_one_line(error)}"
             ) from error
         self._signature = Signature.of(bundle, path, first)
+        self._batches: _Graph | None = None
+        self._compiling = threading.Lock()
 
     def encode(
         self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`."""
         self._signature.check(inputs, out)
-        worker = self._worker()
         shapes = {n: (len(inputs), *shape) for n, shape in self._signature.outputs.items()}
-        if out is None:
-            wanted = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-            written = wanted
-        else:
-            wanted = dict(out)
-            written = {n: wanted[n] if n in wanted else worker.spare(n, shapes[n]) for n in shapes}
         try:
+            worker = (self._single if len(inputs) == 1 else self._for_batches()).worker()
+            if out is None:
+                wanted = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+            else:
+                wanted = dict(out)
+            written = {n: wanted[n] if n in wanted else worker.spare(n, shapes[n]) for n in shapes}
             # OpenVINO takes read-only arrays for a mistake; those it gets as a copy.
             worker.run(np.require(inputs, requirements=["C", "W"]), written)
         except Exception as error:
             raise BackendError(f"OpenVINO {self.version} failed: {_one_line(error)}") from error
         return wanted
 
-    def _worker(self) -> _Worker:
+    def _compile(self, model: Any) -> _Graph:
+        compiled = self._core.compile_model(model, "CPU", self._options)
+        return _Graph(compiled, self._runtime.Tensor)
+
+    def _for_batches(self) -> _Graph:
+        with self._compiling:
+            if self._batches is None:
+                self._batches = self._compile(self._model)
+            return self._batches
+
+
+class _Graph:
+    """A compiled graph, and a worker for each thread that runs it."""
+
+    def __init__(self, compiled: Any, tensor: Any) -> None:
+        self._compiled, self._tensor = compiled, tensor
+        self._outputs = {output.get_any_name(): output for output in compiled.outputs}
+        self._workers = threading.local()
+
+    def worker(self) -> _Worker:
+        """That of the calling thread."""
         worker: _Worker | None = getattr(self._workers, "worker", None)
         if worker is None:
             worker = _Worker(self._compiled.create_infer_request(), self._tensor, self._outputs)
             self._workers.worker = worker
         return worker
-
-    def _warm_up(self, blank: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        request = self._compiled.create_infer_request()
-        request.set_input_tensor(self._tensor(blank))
-        request.infer(share_outputs=True)
-        return {name: request.get_tensor(o).data.copy() for name, o in self._outputs.items()}
 
 
 class _Worker:
@@ -127,6 +146,12 @@ class _Worker:
         # The request keeps their addresses until the next run, and so they must live as long.
         self._bound = (inputs, *outputs.values())
         self._request.infer(share_outputs=True)
+
+    def run_once(self, inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Run on a C-contiguous array and give copies of all outputs, whatever their shapes."""
+        self._request.set_input_tensor(self._tensor(inputs))
+        self._request.infer(share_outputs=True)
+        return {n: self._request.get_tensor(o).data.copy() for n, o in self._outputs.items()}
 
 
 def import_runtime() -> Any:

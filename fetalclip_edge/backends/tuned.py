@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +51,7 @@ class Memory:
     """
 
     ranking: tuple[Measured, ...] = ()
-    dropped: Mapping[str, str] | None = None
+    dropped: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
 
 

@@ -21,7 +21,13 @@ from fetalclip_edge.backends.tuned import Measured, installed_version, remember
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BackendUnavailableError, BundleError
 
-from .conftest import DIM, LINEAR_PREPROCESS, MakeBundle
+from .conftest import CPU_BACKENDS, DIM, LINEAR_PREPROCESS, MakeBundle
+
+
+@pytest.fixture(autouse=True)
+def _cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were no backends but those that run here."""
+    monkeypatch.setattr(backends, "BACKENDS", {name: BACKENDS[name] for name in CPU_BACKENDS})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,7 @@ def test_a_name_is_taken_as_it_is(both: ModelBundle) -> None:
 
 def test_a_bundle_without_a_graph_for_a_backend_is_refused(make_bundle: MakeBundle) -> None:
     bundle = make_bundle({"abacus": {"int8": "encoder.cpu.onnx"}})
-    with pytest.raises(BackendError, match=r"has graphs for abacus \(int8\); this version runs"):
+    with pytest.raises(BackendError, match=r"abacus \(int8\), and no backend can run one"):
         load_backend(bundle)
     with pytest.raises(BundleError, match="no graph for 'onnxruntime'; it has: abacus"):
         load_backend(bundle, "onnxruntime")
@@ -158,16 +164,16 @@ def test_when_all_fail_each_is_told(make_bundle: MakeBundle) -> None:
 def test_when_none_is_installed_that_is_told(
     linear: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendUnavailableError, match="openvino, onnxruntime, of which none is"):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailableError, match="openvino: not installed; onnxruntime: not"):
         load_backend(linear)
 
 
 def test_only_graphs_of_the_precision_asked_for_count(both: ModelBundle) -> None:
     backend, _ = load_with_choice(both, precision="int8")
     assert (backend.name, backend.precision) == ("openvino", "int8")
-    with pytest.raises(BackendError, match=r"onnxruntime \(fp32, int8\)"):
+    with pytest.raises(BackendError, match="onnxruntime: the bundle has no fp4 graph"):
         load_with_choice(both, precision="fp4")
 
 
@@ -192,6 +198,21 @@ def test_the_fastest_of_the_precision_asked_for_is_taken(both: ModelBundle) -> N
     tuned(both, RANKING)
     backend, _ = load_with_choice(both, precision="fp32")
     assert (backend.name, backend.precision) == ("openvino", "fp32")
+
+
+def test_a_precision_that_was_dropped_is_not_taken(both: ModelBundle) -> None:
+    dropped = {f"{name} fp32": "dropped when tuned: too rough" for name in both.graphs}
+    remember(both, 1, BACKENDS, RANKING[:2], dropped)
+    with pytest.raises(BackendError, match="openvino fp32: dropped when tuned: too rough"):
+        load_with_choice(both, precision="fp32")
+    assert load_backend(both, "openvino", precision="fp32").precision == "fp32"
+
+
+def test_what_could_not_be_tuned_is_told_too(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle({"onnxruntime": {"int8": "encoder.cpu.onnx"}})
+    tuned(bundle, RANKING[:1])
+    _, choice = load_with_choice(bundle)
+    assert choice.passed_over["openvino"] == "the bundle has no graph for it"
 
 
 def test_when_the_fastest_fails_the_next_is_taken_with_a_warning(
