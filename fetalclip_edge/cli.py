@@ -24,6 +24,7 @@ from fetalclip_edge.backends import BACKENDS, MOST_THREADS, load_with_choice
 from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
@@ -294,6 +295,9 @@ def info(
         _print(json.dumps(report, indent=2))
     else:
         display.info_report(report)
+
+
+app.command("compile")(compile_command)
 
 
 @app.callback(invoke_without_command=True)

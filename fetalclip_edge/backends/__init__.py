@@ -6,6 +6,8 @@ from fetalclip_edge.backends.base import Backend
 from fetalclip_edge.backends.choice import Choice, choose
 from fetalclip_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fetalclip_edge.backends.openvino import OpenVINOBackend
+from fetalclip_edge.backends.tensorrt import TensorRTBackend
+from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.bundle import ModelBundle
 
 __all__ = ["BACKENDS", "MOST_THREADS", "Backend", "Choice", "load_backend", "load_with_choice"]
@@ -16,6 +18,8 @@ MOST_THREADS = 256
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
     for backend in (
+        TensorRTBackend,
+        TensorRTRTXBackend,
         OpenVINOBackend,
         OnnxRuntimeBackend,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fetalclip_edge.bundle import DEFAULT_BUNDLE, ModelBundle
 
+from .fake_tensorrt import install
+
 CPU_BACKENDS = ["openvino", "onnxruntime"]
+GPU_BACKENDS = ["tensorrt", "tensorrt_rtx"]
+ALL_BACKENDS = [*CPU_BACKENDS, *GPU_BACKENDS]
 SIZE, DIM = 64, 5
 
 LINEAR_PREPROCESS = {
@@ -63,10 +68,19 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     return make
 
 
+@pytest.fixture(scope="module")
+def fake_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A GPU, TensorRT and TensorRT-RTX that are fakes, and a cache for engines of the module's."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("cache") / "fetalclip-edge"
+        monkeypatch.setattr("fetalclip_edge.cache.cache_folder", lambda: folder)
+        yield install(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def shipped(make_bundle: MakeBundle) -> ModelBundle:
     """The shipped INT8 graph, for every backend."""
-    return make_bundle({name: {"int8": "encoder.cpu.onnx"} for name in CPU_BACKENDS})
+    return make_bundle({name: {"int8": "encoder.cpu.onnx"} for name in ALL_BACKENDS})
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +122,7 @@ def linear_graph(weights: NDArray[np.float32]) -> onnx.ModelProto:
 def linear(make_bundle: MakeBundle, linear_graph: onnx.ModelProto) -> ModelBundle:
     """A bundle of the linear model in float32, for every backend."""
     return make_bundle(
-        {name: {"fp32": "linear.onnx"} for name in CPU_BACKENDS},
+        {name: {"fp32": "linear.onnx"} for name in ALL_BACKENDS},
         {"linear.onnx": linear_graph.SerializeToString()},
         embedding_dim=DIM,
         preprocess=LINEAR_PREPROCESS,

@@ -21,7 +21,13 @@ from fetalclip_edge.backends.tuned import Measured, installed_version, remember
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BackendUnavailableError, BundleError
 
-from .conftest import DIM, LINEAR_PREPROCESS, MakeBundle
+from .conftest import CPU_BACKENDS, DIM, LINEAR_PREPROCESS, MakeBundle
+
+
+@pytest.fixture(autouse=True)
+def _cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were no backends but those that run here."""
+    monkeypatch.setattr(backends, "BACKENDS", {name: BACKENDS[name] for name in CPU_BACKENDS})
 
 
 @pytest.fixture(scope="module")

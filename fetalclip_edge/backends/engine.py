@@ -1,0 +1,215 @@
+"""Backends that compile the graph into an engine for this GPU: TensorRT and TensorRT-RTX."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.backends.base import Backend
+from fetalclip_edge.backends.signature import Signature, blank_frame
+from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.engines.build import MAX_BATCH, Progress, compile_engine, make_log
+from fetalclip_edge.engines.cache import CachedEngine, EngineCache, EngineKey
+from fetalclip_edge.engines.cuda import Cuda
+from fetalclip_edge.engines.session import Layout, Session
+from fetalclip_edge.errors import BackendError, BackendUnavailableError
+
+__all__ = ["EngineBackend"]
+
+_log = logging.getLogger("fetalclip_edge")
+
+
+class EngineBackend(Backend):
+    """Runs the bundle's graph, compiled for the first GPU of this machine.
+
+    The engine is compiled on first use and cached (see `fetalclip_edge.engines.cache`). Each thread
+    has an execution context, a stream and memory of its own, made when it encodes first; they end
+    with the thread.
+
+    Attributes:
+        module: the Python module of the runtime.
+        install: how to get it.
+    """
+
+    module: ClassVar[str]
+    install: ClassVar[str]
+
+    def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
+        self.precision = bundle.precision(self.name, precision)
+        self._trt, self._cuda = self._open()
+        self.version = str(self._trt.__version__)
+        self.device = self._cuda.gpu.name
+        path = bundle.folder / bundle.graphs[self.name][self.precision]
+        self._runtime_log = make_log(self._trt)
+        self._runtime = self._trt.Runtime(self._runtime_log.sink)
+        self._engine = self._load(bundle)
+        self._layout = Layout.of(self._trt, self._engine)
+        blank = blank_frame(bundle)
+        if self._layout.image.shape != blank.shape[1:] or self._layout.image.dtype != blank.dtype:
+            raise BackendError(
+                f"{path} takes {self._layout.image.dtype} {self._layout.image.shape}, and the "
+                f"manifest's preprocessing gives {blank.dtype} {blank.shape[1:]}"
+            )
+        self._sessions, self._making = threading.local(), threading.Lock()
+        first = {
+            tensor.name: np.empty((1, *tensor.shape), np.float32) for tensor in self._layout.outputs
+        }
+        self._session(1).run(blank, first)
+        self._signature = Signature.of(bundle, path, first)
+
+    def encode(
+        self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the graph on a batch `(N, C, S, S)`, in pieces where it is larger than 8."""
+        self._signature.check(inputs, out)
+        if out is None:
+            out = {
+                name: np.empty((len(inputs), *shape), np.float32)
+                for name, shape in self._signature.outputs.items()
+            }
+        for start in range(0, len(inputs), self._layout.most):
+            part = slice(start, start + self._layout.most)
+            piece = inputs[part]
+            self._session(len(piece)).run(piece, {name: a[part] for name, a in out.items()})
+        return dict(out)
+
+    @classmethod
+    def compile(
+        cls,
+        bundle: ModelBundle,
+        precision: str | None = None,
+        *,
+        progress: Progress | None = None,
+        cache: EngineCache | None = None,
+    ) -> CachedEngine:
+        """Get the engine for this GPU from the cache, or compile it. Takes seconds to minutes.
+
+        Args:
+            bundle: whose graph.
+            precision: of the graph, or None for the first that the bundle has for this backend.
+            progress: told how far it is.
+            cache: where engines are kept, or None for the user's.
+
+        Raises:
+            BackendUnavailableError: the runtime or a GPU is missing.
+            BackendError: the graph cannot be compiled, or the cache's folder is not safe.
+            BundleError: the bundle has no such graph.
+        """
+        precision = bundle.precision(cls.name, precision)
+        trt, cuda = cls._open()
+        return cls._compile(trt, cuda, bundle, precision, progress, cache or EngineCache())[0]
+
+    @classmethod
+    def _compile(
+        cls,
+        trt: Any,
+        cuda: Cuda,
+        bundle: ModelBundle,
+        precision: str,
+        progress: Progress | None,
+        cache: EngineCache,
+    ) -> tuple[CachedEngine, EngineKey]:
+        graph = bundle.graph(cls.name, precision)
+        path = bundle.folder / bundle.graphs[cls.name][precision]
+        spec, gpu = bundle.preprocess, cuda.gpu
+        frame = f"{spec.channels}x{spec.size}x{spec.size}"
+        key = EngineKey(
+            graph_sha256=hashlib.sha256(graph).hexdigest(),
+            precision=precision,
+            shapes=f"1x{frame} 1x{frame} {MAX_BATCH}x{frame}",
+            runtime=f"{cls.name} {trt.__version__}",
+            gpu=gpu.name,
+            capability=gpu.capability,
+            driver=gpu.driver,
+        )
+
+        def build() -> bytes:
+            if progress is None:
+                _log.warning(
+                    "compiling %s for %s: seconds to minutes, once; "
+                    "fetalclip-edge compile does it ahead of the first frame",
+                    *(path, gpu.name),
+                )
+            return compile_engine(
+                trt,
+                graph,
+                str(path),
+                progress=progress,
+                configure=lambda config: cls.configure(trt, config),
+            )
+
+        def waiting() -> None:
+            if progress is not None:
+                progress("another process is compiling it", 0.0)
+            _log.info("another process or thread is compiling %s", path)
+
+        return cache.get(key, build, waiting), key
+
+    @classmethod
+    def _open(cls) -> tuple[Any, Cuda]:
+        """The runtime's module and the GPU."""
+        cuda = Cuda()  # before the runtime, which is some hundred megabytes
+        try:
+            return importlib.import_module(cls.module), cuda
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"{cls.module} is not installed or does not load ({error}): {cls.install}"
+            ) from error
+
+    def _load(self, bundle: ModelBundle) -> Any:
+        cache = EngineCache()
+        found, key = self._compile(self._trt, self._cuda, bundle, self.precision, None, cache)
+        engine = self._runtime.deserialize_cuda_engine(found.data)
+        if engine is None and not found.compiled:
+            # Its checksum is right, and still this runtime does not take it.
+            _log.warning("%s does not load: %s", found.path, self._runtime_log.why())
+            cache.discard(key)
+            found, key = self._compile(self._trt, self._cuda, bundle, self.precision, None, cache)
+            engine = self._runtime.deserialize_cuda_engine(found.data)
+        if engine is None:
+            raise BackendError(
+                f"{self.module} {self.version} does not load the engine that it compiled: "
+                f"{self._runtime_log.why()}"
+            )
+        return engine
+
+    @staticmethod
+    def configure(trt: Any, config: Any) -> None:
+        """Set more of a builder's configuration, where the runtime `trt` needs it."""
+
+    @staticmethod
+    def may_record(context: Any, stream: int) -> bool:
+        """Whether the work of a context, once it has run, may be recorded as a CUDA graph."""
+        return True
+
+    @staticmethod
+    def make_context(trt: Any, engine: Any) -> Any:
+        """An execution context of an engine of the runtime `trt`; None when it gives none."""
+        return engine.create_execution_context()
+
+    def _session(self, batch: int) -> Session:
+        """This thread's session: one for single frames, replayed, and one for larger batches."""
+        kind = "one" if batch == 1 else "several"
+        session: Session | None = getattr(self._sessions, kind, None)
+        if session is None:
+            with self._making:
+                context = self.make_context(self._trt, self._engine)
+            if context is None:
+                raise BackendError(f"no execution context: {self._runtime_log.why()}")
+            most = 1 if batch == 1 else self._layout.most
+            session = Session(
+                self._cuda,
+                context,
+                self._layout,
+                most,
+                record=self.may_record if batch == 1 else None,
+            )
+            setattr(self._sessions, kind, session)
+        return session
