@@ -35,7 +35,7 @@ _EQUALISED_ON = 128
 """So many frames of the calibration set give the ranges of channels."""
 
 _CORRECTED_ON = 32
-"""So many give the mean errors: 128 or more give no better ones."""
+"""So many give the mean errors."""
 
 
 class _Frames(CalibrationDataReader):  # type: ignore[misc]

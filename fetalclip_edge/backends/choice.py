@@ -77,7 +77,9 @@ def choose(
             backend = registry[name](bundle, threads=threads, precision=graph)
         except BackendError as error:
             failures[f"{name} {graph}"] = error
-            _log.warning("auto: %s %s was passed over: %s", name, graph, error)
+            # A runtime that cannot be used here is no fault; one that fails on the graph is.
+            level = logging.INFO if isinstance(error, BackendUnavailableError) else logging.WARNING
+            _log.log(level, "auto: %s %s was passed over: %s", name, graph, error)
             continue
         passed_over.pop(f"{name} {graph}", None)
         for other, why in passed_over.items():
