@@ -38,7 +38,7 @@ from fetalclip_edge.preprocess import Preprocessor
 
 __all__ = ["Steps", "measure_engine", "measure_torch"]
 
-_RELEASE = Path(__file__).resolve().parent.parent / "training" / "released" / "first_light"
+_RELEASE = Path(__file__).resolve().parent.parent / "training" / "released" / "student"
 _ENGINES = {"tensorrt_rtx": TensorRTRTXBackend, "tensorrt": TensorRTBackend}
 _PRECISIONS = ("fp32", "fp16", "int8")
 _WARM_UP, _ROUNDS = 50, 500
