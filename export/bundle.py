@@ -258,10 +258,7 @@ def _gate(held: dict[str, Encoded], examples: BundleData, release: Source) -> No
     fp32, int8 = held["fp32"][OUTPUT], held["int8"][OUTPUT]
     found = judge(fp32, int8, examples.held, release.embeddings, Gate())
     if not found.passed:
-        raise GateError(
-            f"INT8 fails the accuracy gate: {'; '.join(found.failures)}; python -m "
-            "calibration.int8 tells which layers lose the most"
-        )
+        raise GateError(f"INT8 fails the accuracy gate: {'; '.join(found.failures)}")
 
 
 def _write(
