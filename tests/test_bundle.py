@@ -318,7 +318,7 @@ def test_prompt_embeddings_are_read_in_the_order_of_the_labels(
 
 def test_the_graph_of_an_unknown_backend_is_not_guessed() -> None:
     with pytest.raises(BundleError, match="onnxruntime"):
-        ModelBundle.load().graph("tensorrt")
+        ModelBundle.load().graph("abacus")
 
 
 def test_prompts_that_do_not_match_their_hash_are_refused(
