@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import threading
@@ -13,14 +14,12 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends.base import Backend
 from fetalclip_edge.backends.signature import Signature, blank_frame
-from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.bundle import ModelBundle, keeps_weights_elsewhere
 from fetalclip_edge.errors import BackendError, BackendUnavailableError
 
 __all__ = ["OpenVINOBackend", "import_runtime"]
 
 _TELEMETRY = "openvino_telemetry"
-_EXTERNAL = b"\x0a\x08location"
-"""Key of ONNX's `external_data` entry with a file name, as protobuf writes it."""
 
 
 class OpenVINOBackend(Backend):
@@ -48,7 +47,7 @@ class OpenVINOBackend(Backend):
         path = bundle.folder / bundle.graphs[self.name][self.precision]
         self.version = self._runtime.__version__.partition("-")[0]
         self.device = "cpu"
-        if _EXTERNAL in graph:
+        if keeps_weights_elsewhere(graph):
             # OpenVINO would take it from the working directory, where nobody has checked it.
             raise BackendError(f"{path} keeps weights in another file, which is not allowed")
         self._options = {
@@ -62,7 +61,7 @@ class OpenVINOBackend(Backend):
         }
         blank = blank_frame(bundle)
         try:
-            self._core = self._runtime.Core()
+            self._core = _core(self._runtime)
             self._model = self._core.read_model(graph)
             single = self._model.clone()
             single.reshape(blank.shape)
@@ -72,7 +71,7 @@ class OpenVINOBackend(Backend):
             raise BackendError(
                 f"OpenVINO {self.version} cannot run {path}: {_one_line(error)}"
             ) from error
-        self._signature = Signature.of(bundle, path, first)
+        self.signature = Signature.of(bundle, path, first)
         self._batches: _Graph | None = None
         self._compiling = threading.Lock()
 
@@ -80,8 +79,8 @@ class OpenVINOBackend(Backend):
         self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`."""
-        self._signature.check(inputs, out)
-        shapes = {n: (len(inputs), *shape) for n, shape in self._signature.outputs.items()}
+        self.signature.check(inputs, out)
+        shapes = {n: (len(inputs), *shape) for n, shape in self.signature.outputs.items()}
         try:
             worker = (self._single if len(inputs) == 1 else self._for_batches()).worker()
             if out is None:
@@ -171,6 +170,17 @@ def import_runtime() -> Any:
         return importlib.import_module("openvino")
     finally:
         del sys.modules[_TELEMETRY]
+
+
+@functools.cache
+def _core(runtime: Any) -> Any:
+    """OpenVINO's devices, once for the whole program and until its end.
+
+    Its CPU device gives the thread that first compiles a stack for signals, and when it goes, the
+    stack that was there before. Two that go in the order in which they came leave a stack that is
+    gone, and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
+    """
+    return runtime.Core()
 
 
 def _one_line(error: Exception) -> str:

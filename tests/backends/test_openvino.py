@@ -27,13 +27,14 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The options of every graph compiled from here on."""
     seen: list[dict[str, Any]] = []
 
-    class Core(ov.Core):
-        def compile_model(self, model: Any, device: str, options: dict[str, Any]) -> Any:
-            compiled = super().compile_model(model, device, options)
-            seen.append({name: compiled.get_property(name) for name in options})
-            return compiled
+    compile_model = ov.Core.compile_model
 
-    monkeypatch.setattr(ov, "Core", Core)
+    def watched(core: Any, model: Any, device: str, options: dict[str, Any]) -> Any:
+        compiled = compile_model(core, model, device, options)
+        seen.append({name: compiled.get_property(name) for name in options})
+        return compiled
+
+    monkeypatch.setattr(ov.Core, "compile_model", watched)
     return seen
 
 
@@ -109,3 +110,27 @@ import openvino_telemetry  # who wants it may still have it
     assert done.returncode == 0, done.stderr
     # When the backend has loaded, then nothing was written into it
     assert list(tmp_path.iterdir()) == []
+
+
+_LOAD_TWICE = """
+import gc, signal, sys
+from fetalclip_edge.backends import load_backend
+from fetalclip_edge.bundle import ModelBundle
+
+bundle = ModelBundle.load(sys.argv[1])
+first, second = (load_backend(bundle, "openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_one_after_two_models_have_gone(shipped: ModelBundle) -> None:
+    words = [sys.executable, "-c", _LOAD_TWICE, str(shipped.folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
