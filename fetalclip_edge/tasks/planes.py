@@ -39,7 +39,7 @@ class PlanesTask:
         """
         found = self._planes(embedding)
         plane = plane_scores(found.scores, abstain=abstain)
-        if max(found.scores, key=found.scores.__getitem__) != "brain":
+        if found.label != "brain":
             return plane, None
         return plane, brain_plane_scores(self._brain_planes(embedding).scores, abstain=abstain)
 

@@ -45,5 +45,6 @@ class ZeroShotClassifier:
         logits = (cosines - cosines.max()).astype(np.float64) / self._temperature
         weights = np.exp(logits)
         scores = (weights / weights.sum()).tolist()
-        label = self.labels[int(cosines.argmax())]
-        return ZeroShot(label, dict(zip(self.labels, scores, strict=True)))
+        named = dict(zip(self.labels, scores, strict=True))
+        # Not that of the largest cosine: rounding may make scores equal that cosines tell apart.
+        return ZeroShot(max(named, key=named.__getitem__), named)
