@@ -80,11 +80,11 @@ class Exported:
         FP16 is for GPUs: their runtimes take precision from the graph.
         """
         graphs: dict[str, dict[str, Path]] = {"onnxruntime": {}}
-        if self.int8 is not None and "int8" in precisions:
+        if self.int8 is not None:
             graphs["onnxruntime"]["int8"] = self.int8
         if "fp32" in precisions:
             graphs["onnxruntime"]["fp32"] = self.fp32
-        if self.fp16 is not None and "fp16" in precisions:
+        if self.fp16 is not None:
             graphs["tensorrt"] = graphs["tensorrt_rtx"] = {"fp16": self.fp16}
         return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
@@ -136,7 +136,7 @@ def export_bundle(
         demand_planes(chosen)
         graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work), precisions)
         sessions = {"fp32": one_thread_session(graphs.fp32)}
-        if graphs.int8 is not None and "int8" in precisions:
+        if graphs.int8 is not None:
             sessions["int8"] = one_thread_session(graphs.int8)
         main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         held = _encode_both(sessions, validation, "validation")

@@ -8,7 +8,6 @@ that another runtime takes it, such as TensorRT on a Jetson. Devices compile for
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ def compile_for(
         ValueError: it does not know a capability.
         OSError: the graph cannot be read, or the engine not written.
     """
-    trt = import_runtime()
+    trt = TensorRTRTXBackend.import_runtime()
     unknown = set(capabilities) - set(known_capabilities(trt))
     if unknown or not capabilities:
         known = ", ".join(known_capabilities(trt))
@@ -89,21 +88,6 @@ def compile_for(
     path = out / f"{graph.stem}.engine"
     path.write_bytes(engine)
     return Compiled(path, tuple(capabilities), len(engine), seconds)
-
-
-def import_runtime() -> Any:
-    """The module `tensorrt_rtx`.
-
-    Raises:
-        BackendUnavailableError: it is not installed.
-    """
-    try:
-        return importlib.import_module("tensorrt_rtx")
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"TensorRT-RTX is not installed or does not load ({error}): "
-            'pip install "fetalclip-edge[tensorrt-rtx]"'
-        ) from error
 
 
 def known_capabilities(trt: Any) -> list[str]:

@@ -32,6 +32,7 @@ __all__ = [
     "PromptSet",
     "Reference",
     "file_sha256",
+    "keeps_weights_elsewhere",
     "prompts_sha256",
 ]
 
@@ -45,6 +46,9 @@ MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
 
 REFERENCE = "reference.safetensors"
 """Frames with their float32 embeddings, which a bundle may hold."""
+
+_EXTERNAL = b"\x0a\x08location"
+"""Key of ONNX's `external_data` entry with a file name, as protobuf writes it."""
 
 T = TypeVar("T")
 
@@ -243,6 +247,11 @@ class ModelBundle:
                 f"{self.folder / name} was changed since the bundle was loaded"
             )
         return data
+
+
+def keeps_weights_elsewhere(graph: bytes) -> bool:
+    """Whether an ONNX graph refers to other files for its weights, which nobody has checked."""
+    return _EXTERNAL in graph
 
 
 def file_sha256(path: Path) -> str:

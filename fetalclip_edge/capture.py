@@ -146,33 +146,35 @@ class Capture:
         try:
             self._read_all()
         except SourceError as error:
-            if self._backoff is None or not self._source.live or self._source.renew() is None:
+            if self._backoff is None or not self._source.live:
+                raise
+            if (renewed := self._source.renew()) is None:
                 raise
             _log.warning("%s; looking for it again", error)
             self._mailbox.lose(error)
-            return not self._find_again(self._backoff)
+            return not self._find_again(renewed, self._backoff)
         return True
 
-    def _find_again(self, backoff: Backoff) -> bool:
+    def _find_again(self, renewed: Source | None, backoff: Backoff) -> bool:
         """Open the source anew, however often it takes; False when nobody wants frames any more."""
-        for wait_s in backoff.waits():
+        waits = backoff.waits()
+        while renewed is not None:
             self._close_source()
-            if self._mailbox.wait_until_closed(wait_s):
+            if self._mailbox.wait_until_closed(next(waits)):
                 return False
-            renewed = self._source.renew()
-            assert renewed is not None
             self._source = renewed
             try:
                 renewed.open()
             except SourceError as error:
                 _log.info("%s", error)
                 self._mailbox.lose(error)
+                renewed = renewed.renew()
                 continue
             self._epoch += 1
             self._first_index = self._next_index
             _log.warning("%s is back", renewed.name)
             return True
-        raise AssertionError("a back-off has no end")
+        raise SourceError(f"{self._source.name} cannot be opened again")
 
     def _close_source(self) -> None:
         try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
+from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
@@ -35,7 +36,6 @@ from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
 
-_FAILED, _BAD_INPUT = 1, 2
 
 app = typer.Typer(
     name="fetalclip-edge",
@@ -76,7 +76,7 @@ def demo(
     Example: fetalclip-edge demo --picture demo.png
     """
     if picture is not None and not picture.parent.is_dir():
-        _fail(f"--picture {picture}: there is no folder {picture.parent}", _BAD_INPUT)
+        fail(f"--picture {picture}: there is no folder {picture.parent}", BAD_INPUT)
     model = _load(bundle, backend, threads)
     with stream(DEMO_CLIP, model=model, policy="all") as live:
         total = live.source.frame_count
@@ -118,14 +118,14 @@ def analyze(
     Example: fetalclip-edge analyze scans/ --json > answers.jsonl
     """
     if pixel_size_mm is not None and pixel_sizes is not None:
-        _fail("give --pixel-size-mm or --pixel-sizes, not both", _BAD_INPUT)
+        fail("give --pixel-size-mm or --pixel-sizes, not both", BAD_INPUT)
     if pixel_size_mm is not None and not 0 < pixel_size_mm < float("inf"):
-        _fail(f"--pixel-size-mm must be a positive number, not {pixel_size_mm}", _BAD_INPUT)
+        fail(f"--pixel-size-mm must be a positive number, not {pixel_size_mm}", BAD_INPUT)
     try:
         sizes = read_pixel_sizes(pixel_sizes) if pixel_sizes is not None else {}
         files = list_files(paths)
     except (OSError, ValueError) as error:
-        _fail(str(error), _BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     model = _load(bundle, backend, threads)
     answers = analyze_paths(model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes)
     unreadable = 0
@@ -136,7 +136,7 @@ def analyze(
         else:
             display.answer(answer)
     if unreadable:
-        _fail(f"{unreadable} of the images could not be read", _FAILED)
+        fail(f"{unreadable} of the images could not be read", FAILED)
 
 
 @app.command("stream")
@@ -172,7 +172,7 @@ def stream_command(
         live = stream(source, model=model, policy=policy, pixel_size_mm=pixel_size_mm)  # type: ignore[arg-type]
         live.__enter__()
     except (SourceError, ValueError, TypeError) as error:
-        _fail(str(error), _BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     with live:
         results = itertools.islice(live, max_frames)
         if as_json:
@@ -182,9 +182,9 @@ def stream_command(
             _show_live(live, results)
     stats = live.stats()
     if stats.frames == 0:
-        _fail(f"{live.source.name} gave no frame that could be read", _BAD_INPUT)
+        fail(f"{live.source.name} gave no frame that could be read", BAD_INPUT)
     if stats.unreadable:
-        _fail(f"{stats.unreadable} of the frames could not be read", _FAILED)
+        fail(f"{stats.unreadable} of the frames could not be read", FAILED)
 
 
 @app.command()
@@ -207,7 +207,7 @@ def bench(
     Example: fetalclip-edge bench --size 1920x1080
     """
     if not 0 < rate < float("inf"):
-        _fail(f"--rate must be a positive number, not {rate}", _BAD_INPUT)
+        fail(f"--rate must be a positive number, not {rate}", BAD_INPUT)
     scaled = _parse_size(size)
     model = _load(bundle, backend, threads)
     with display.counter("timing", 2 * frames) as advance:
@@ -251,7 +251,7 @@ def tune_command(
     else:
         display.tuning_report(report)
     if problem is not None:
-        _fail(problem, _FAILED)
+        fail(problem, FAILED)
     display.note(f"remembered in {report['remembered']}")
 
 
@@ -326,11 +326,11 @@ def main() -> None:
     except BrokenPipeError:
         # The reader (`head`, say) has enough. Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_FAILED)
+        sys.exit(FAILED)
     except FetalCLIPEdgeError as error:
-        sys.exit(_say(str(error), _FAILED))
+        sys.exit(say(str(error), FAILED))
     except Exception as error:
-        sys.exit(_say(f"{type(error).__name__}: {error}", _FAILED))
+        sys.exit(say(f"{type(error).__name__}: {error}", FAILED))
 
 
 def _load(bundle: Path | None, backend: str, threads: int) -> Model:
@@ -344,9 +344,9 @@ def _loading() -> Iterator[None]:
     try:
         yield
     except BackendError as error:
-        _fail(str(error), _FAILED)
+        fail(str(error), FAILED)
     except (BundleError, ValueError) as error:
-        _fail(str(error), _BAD_INPUT)
+        fail(str(error), BAD_INPUT)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
@@ -355,7 +355,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", text)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= min(size) <= max(size) <= 8192:
-        _fail(f"--size must be WIDTHxHEIGHT in pixels, at most 8192, not {text!r}", _BAD_INPUT)
+        fail(f"--size must be WIDTHxHEIGHT in pixels, at most 8192, not {text!r}", BAD_INPUT)
     return size
 
 
@@ -377,15 +377,6 @@ def _print_json(answer: Result | Unreadable) -> None:
 def _print(text: str) -> None:
     # Flushed line by line: a reader of a live stream waits for each.
     print(text, flush=True)  # noqa: T201
-
-
-def _say(message: str, code: int) -> int:
-    typer.echo(f"error: {message}", err=True)
-    return code
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    raise typer.Exit(_say(message, code))
 
 
 if __name__ == "__main__":

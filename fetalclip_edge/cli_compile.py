@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,12 +18,12 @@ from fetalclip_edge.backends.tensorrt import TensorRTBackend
 from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
 from fetalclip_edge.engines import build
 from fetalclip_edge.errors import BackendError, BundleError
 
 __all__ = ["compile_command"]
 
-_FAILED, _BAD_INPUT = 1, 2
 _COMPILING: dict[str, type[EngineBackend]] = {
     backend.name: backend for backend in (TensorRTBackend, TensorRTRTXBackend)
 }
@@ -54,7 +54,7 @@ def compile_command(
     """
     console = Console(stderr=True, highlight=False)
     if backend is not None and backend not in _COMPILING:
-        _fail(f"--backend must be {' or '.join(_COMPILING)}, not {backend!r}", _BAD_INPUT)
+        fail(f"--backend must be {' or '.join(_COMPILING)}, not {backend!r}", BAD_INPUT)
     try:
         checked = ModelBundle.load(bundle)
         chosen = _COMPILING[backend or _first_installed(checked)]
@@ -63,11 +63,11 @@ def compile_command(
         with _bar(console, f"compiling {wanted} with {chosen.name}") as progress:
             found = chosen.compile(checked, wanted, progress=progress)
     except BackendError as error:
-        _fail(str(error), _FAILED)
+        fail(str(error), FAILED)
     except BundleError as error:
-        _fail(str(error), _BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     if found.path is None:
-        _fail("the engine was compiled and could not be kept; see the warning above", _FAILED)
+        fail("the engine was compiled and could not be kept; see the warning above", FAILED)
     took = f"compiled in {time.monotonic() - begin:.1f} s" if found.compiled else "was there"
     typer.echo(f"{chosen.name} {wanted}: {took}, {len(found.data) / 1e6:.1f} MB, {found.path}")
 
@@ -99,8 +99,3 @@ def _bar(console: Console, title: str) -> Iterator[build.Progress]:
     ) as bar:
         task = bar.add_task(title, total=1.0, what="")
         yield lambda what, share: bar.update(task, completed=share, what=escape(what[:40]))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)

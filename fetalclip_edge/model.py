@@ -111,12 +111,11 @@ class Model:
         return embeddings
 
     def _check_outputs(self) -> None:
-        spec = self.bundle.preprocess
-        outputs = self.backend.encode(np.zeros(spec.shape, dtype=spec.dtype))
+        outputs = self.backend.signature.outputs
         for name, size in self._domain.sizes.items():
             if name not in outputs:
                 raise BundleError(f"domain.safetensors is of {name}, which the graph does not give")
-            if (shape := outputs[name].shape) != (1, size):
+            if (shape := outputs[name]) != (size,):
                 raise BundleError(
                     f"domain.safetensors: '{name}.means' must have {shape[-1]} columns, not {size}"
                 )

@@ -220,13 +220,13 @@ class Stream:
     def _deliver(self, taken: Frame | Silence) -> Result:
         if isinstance(taken, Silence):
             self._begin_epoch(self._epoch)
-            result = answer_to_silence(taken, self.source.name, self._options.max_staleness)
+            silent = answer_to_silence(taken, self.source.name, self._options.max_staleness)
+            result = replace(silent, dropped=self._mailbox.dropped, epoch=self._epoch)
         else:
             if taken.epoch != self._epoch:
                 self._begin_epoch(taken.epoch)
             result = self._answer(taken)
         self._results += 1
-        result = replace(result, dropped=self._mailbox.dropped, epoch=self._epoch)
         previous, self._state = self._state, result.state
         if previous != result.state and self._options.on_state is not None:
             self._options.on_state(StateChange(previous, result))
@@ -254,7 +254,13 @@ class Stream:
             capture_to_result_ms=(done_ns - frame.captured_ns) / 1e6,
         )
         self._recorder.add(timing)
-        return replace(result, state=state, timing=timing)
+        return replace(
+            result,
+            state=state,
+            timing=timing,
+            dropped=self._mailbox.dropped,
+            epoch=self._epoch,
+        )
 
 
 def stream(

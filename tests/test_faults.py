@@ -11,33 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import fetalclip_edge as fe
-from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState, Timing
+from fetalclip_edge.results import Result, StreamState
 from fetalclip_edge.sources import VideoSource
+
+from .live_model import LiveModel
 
 SERVER = Path(__file__).with_name("mjpeg_server.py")
 WAIT = 60.0
 """Seconds after which a test gives up, on the busiest machine."""
-
-
-class Model:
-    """Answers at once."""
-
-    def analyze_frame(self, frame: Frame) -> Result:
-        return Result(
-            state=StreamState.LIVE,
-            plane=PlaneScores("brain", 1.0, {"brain": 1.0}),
-            brain_plane=None,
-            gestational_age=None,
-            head=None,
-            timing=Timing(1.0, 1.0, 1.0),
-            embedding=np.ones(4, np.float32),
-            source=frame.source,
-            frame_index=frame.index,
-        )
 
 
 @pytest.fixture
@@ -74,7 +58,7 @@ def connect(port: int) -> fe.Stream:
     address = f"http://ada:lovelace@127.0.0.1:{port}/live"
     return fe.stream(
         VideoSource(address, read_timeout_s=2.0),
-        model=Model(),  # type: ignore[arg-type]
+        model=LiveModel(),  # type: ignore[arg-type]
         max_staleness=0.5,
         reconnect=fe.Backoff(0.1, 0.2),
     )

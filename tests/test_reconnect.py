@@ -14,30 +14,15 @@ import pytest
 import fetalclip_edge as fe
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.errors import SourceError
-from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState, Timing
+from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState
 from fetalclip_edge.sources import CameraSource, GStreamerSource, Source, VideoSource
 from fetalclip_edge.stream import StateChange
+
+from .live_model import LiveModel
 
 WAIT = 10.0
 IMAGE = np.zeros((8, 8), dtype=np.uint8)
 SOON = Backoff(0.01, 0.02)
-
-
-class Model:
-    """Calls every picture a brain."""
-
-    def analyze_frame(self, frame: Frame) -> Result:
-        return Result(
-            state=StreamState.LIVE,
-            plane=PlaneScores("brain", 1.0, {"brain": 1.0}),
-            brain_plane=None,
-            gestational_age=None,
-            head=None,
-            timing=Timing(1.0, 1.0, 1.0),
-            embedding=np.ones(4, np.float32),
-            source=frame.source,
-            frame_index=frame.index,
-        )
 
 
 class Device(Source):
@@ -95,7 +80,7 @@ def run(
     device = Device(sessions)
     stream = fe.stream(
         device,
-        model=Model(),  # type: ignore[arg-type]
+        model=LiveModel(),  # type: ignore[arg-type]
         policy="all",
         **{"reconnect": SOON, "max_staleness": 5.0, "on_state": changes.append, **options},
     )
@@ -135,7 +120,7 @@ def test_a_lost_source_is_opened_again_and_the_results_say_so() -> None:
 def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None:
     go_on = threading.Event()
     device = Device([[1, go_on, 1]])
-    with fe.stream(device, model=Model(), max_staleness=0.05) as live:  # type: ignore[arg-type]
+    with fe.stream(device, model=LiveModel(), max_staleness=0.05) as live:  # type: ignore[arg-type]
         states = [next(live).state, next(live).state]
         again = next(live)
         go_on.set()
@@ -151,7 +136,7 @@ def test_a_recording_is_never_stale() -> None:
     go_on = threading.Event()
     device = Device([[1, go_on, 1]])
     device.live = False
-    with fe.stream(device, model=Model(), max_staleness=0.05) as live:  # type: ignore[arg-type]
+    with fe.stream(device, model=LiveModel(), max_staleness=0.05) as live:  # type: ignore[arg-type]
         assert next(live).state == StreamState.LIVE
         threading.Timer(0.2, go_on.set).start()
         assert [r.state for r in live] == [StreamState.LIVE]
@@ -167,7 +152,7 @@ def test_without_reconnecting_the_error_ends_the_stream(reason: str) -> None:
     reconnect = None if reason == "told so" else SOON
     results = []
     with pytest.raises(SourceError, match="unplugged"):
-        with fe.stream(device, model=Model(), policy="all", reconnect=reconnect) as live:  # type: ignore[arg-type]
+        with fe.stream(device, model=LiveModel(), policy="all", reconnect=reconnect) as live:  # type: ignore[arg-type]
             results.extend(live)
     assert [r.frame_index for r in results] == [0, 1]
 
@@ -175,7 +160,7 @@ def test_without_reconnecting_the_error_ends_the_stream(reason: str) -> None:
 def test_the_first_opening_is_tried_once() -> None:
     device = Device([[SourceError("away")], [1]])
     with pytest.raises(SourceError, match="away"):
-        with fe.stream(device, model=Model(), reconnect=SOON):  # type: ignore[arg-type]
+        with fe.stream(device, model=LiveModel(), reconnect=SOON):  # type: ignore[arg-type]
             pass
     assert len(device.opened) == 1
 
@@ -183,7 +168,7 @@ def test_the_first_opening_is_tried_once() -> None:
 def test_closing_while_a_source_is_looked_for_ends_at_once() -> None:
     device = Device([[1, SourceError("unplugged")], *([[SourceError("away")]] * 5)])
     slow = Backoff(60, 60)
-    with fe.stream(device, model=Model(), reconnect=slow, max_staleness=5) as live:  # type: ignore[arg-type]
+    with fe.stream(device, model=LiveModel(), reconnect=slow, max_staleness=5) as live:  # type: ignore[arg-type]
         states = [next(live).state, next(live).state]
     assert states == [StreamState.LIVE, StreamState.NO_SIGNAL]
     assert len(device.opened) == 1
@@ -196,7 +181,7 @@ def test_another_error_than_the_sources_ends_the_stream() -> None:
 
 
 def test_an_answer_is_not_averaged_with_those_before_the_break() -> None:
-    class Moody(Model):
+    class Moody(LiveModel):
         def analyze_frame(self, frame: Frame) -> Result:
             brain = 1.0 if frame.epoch == 0 else 0.0
             scores = {"brain": brain, "femur": 1 - brain, "other": 0.0}
@@ -229,7 +214,7 @@ def test_what_on_state_raises_ends_the_stream() -> None:
 def test_an_option_out_of_range_is_named(options: dict[str, Any], error: type[Exception]) -> None:
     [name] = options
     with pytest.raises(error, match=name):
-        fe.stream(IMAGE, model=Model(), **options)  # type: ignore[arg-type]
+        fe.stream(IMAGE, model=LiveModel(), **options)  # type: ignore[arg-type]
 
 
 def test_waits_double_up_to_the_longest() -> None:

@@ -22,8 +22,10 @@ from fetalclip_edge.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from fetalclip_edge.results import Frame, PlaneScores, Region, Result, StreamState, Timing
+from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.sources import Source
+
+from .live_model import LiveModel
 
 WAIT = 10.0
 """Seconds after which a test gives up on what should come at once."""
@@ -33,7 +35,7 @@ IMAGE = np.zeros((8, 8), dtype=np.uint8)
 Stub = Any
 
 
-class StubModel:
+class StubModel(LiveModel):
     """Answers at once that all is well, and keeps the frames it saw."""
 
     def __init__(self, before: Callable[[Frame], object] = lambda frame: None) -> None:
@@ -43,18 +45,7 @@ class StubModel:
     def analyze_frame(self, frame: Frame) -> Result:
         self.frames.append(frame)
         self._before(frame)
-        return Result(
-            state=StreamState.LIVE,
-            plane=PlaneScores("brain", 1.0, {"brain": 1.0}),
-            brain_plane=None,
-            gestational_age=None,
-            head=None,
-            timing=Timing(preprocess_ms=1.0, inference_ms=2.0, interpret_ms=0.5),
-            embedding=np.zeros(4, dtype=np.float32),
-            source=frame.source,
-            frame_index=frame.index,
-            pts_s=frame.pts_s,
-        )
+        return super().analyze_frame(frame)
 
 
 class ScriptedSource(Source):

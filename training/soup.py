@@ -8,7 +8,7 @@ next one stays in if those patients are then recognised better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -176,13 +176,6 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors)).mean(dim=0)
 
 
-def _describe(steps: Sequence[Step]) -> Mapping[str, str]:
-    return {
-        str(step.run): f"log loss {step.log_loss:.4f}, {'in' if step.kept else 'left out'}"
-        for step in steps
-    }
-
-
 def main(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of the runs")],
     data: Shards,
@@ -196,8 +189,9 @@ def main(
         soup, steps = greedy_soup(runs, data)
         out.mkdir(parents=True, exist_ok=True)
         write_release(out, soup)
-    for run, outcome in _describe(steps).items():
-        console.print(f"{run}: {outcome}", markup=False, highlight=False, soft_wrap=True)
+    for step in steps:
+        outcome = f"{step.run}: log loss {step.log_loss:.4f}, {'in' if step.kept else 'left out'}"
+        console.print(outcome, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"wrote {out}; next: python -m export.bundle {out} --out BUNDLE --data {data}",
         markup=False,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fetalclip_edge.backends.signature import Signature
 from fetalclip_edge.bundle import ModelBundle
 
 __all__ = ["Backend"]
@@ -22,12 +23,14 @@ class Backend(ABC):
         version: of the runtime.
         precision: of the graph, such as "int8".
         device: what runs it, such as "cpu".
+        signature: what the graph takes and gives.
     """
 
     name: ClassVar[str]
     version: str
     precision: str
     device: str
+    signature: Signature
 
     @abstractmethod
     def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:

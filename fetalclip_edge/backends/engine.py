@@ -62,17 +62,17 @@ class EngineBackend(Backend):
             tensor.name: np.empty((1, *tensor.shape), np.float32) for tensor in self._layout.outputs
         }
         self._session(1).run(blank, first)
-        self._signature = Signature.of(bundle, path, first)
+        self.signature = Signature.of(bundle, path, first)
 
     def encode(
         self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`, in pieces where it is larger than 8."""
-        self._signature.check(inputs, out)
+        self.signature.check(inputs, out)
         if out is None:
             out = {
                 name: np.empty((len(inputs), *shape), np.float32)
-                for name, shape in self._signature.outputs.items()
+                for name, shape in self.signature.outputs.items()
             }
         for start in range(0, len(inputs), self._layout.most):
             part = slice(start, start + self._layout.most)
@@ -156,8 +156,17 @@ class EngineBackend(Backend):
     def _open(cls) -> tuple[Any, Cuda]:
         """The runtime's module and the GPU."""
         cuda = Cuda()  # before the runtime, which is some hundred megabytes
+        return cls.import_runtime(), cuda
+
+    @classmethod
+    def import_runtime(cls) -> Any:
+        """The runtime's Python module.
+
+        Raises:
+            BackendUnavailableError: it is not installed.
+        """
         try:
-            return importlib.import_module(cls.module), cuda
+            return importlib.import_module(cls.module)
         except ImportError as error:
             raise BackendUnavailableError(
                 f"{cls.module} is not installed or does not load ({error}): {cls.install}"

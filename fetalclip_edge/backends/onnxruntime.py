@@ -50,13 +50,13 @@ class OnnxRuntimeBackend(Backend):
             first = self._run(blank_frame(bundle))
         except Exception as error:
             raise BackendError(f"ONNX Runtime {self.version} cannot run {path}: {error}") from error
-        self._signature = Signature.of(bundle, path, first)
+        self.signature = Signature.of(bundle, path, first)
 
     def encode(
         self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Run the graph on a batch `(N, C, S, S)`."""
-        self._signature.check(inputs, out)
+        self.signature.check(inputs, out)
         try:
             if out is None:
                 return self._run(inputs)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fetalclip_edge.bundle import keeps_weights_elsewhere
 from fetalclip_edge.errors import BackendError
 
 __all__ = ["MAX_BATCH", "Log", "Phases", "Progress", "compile_engine", "make_log"]
@@ -25,8 +26,6 @@ Progress = Callable[[str, float], object]
 
 _WORKSPACE_BYTES = 1 << 30
 """Of scratch memory while compiling. A Jetson shares its memory with the camera and the screen."""
-_EXTERNAL = b"\x0a\x08location"
-"""Key of ONNX's `external_data` entry with a file name, as protobuf writes it."""
 
 _log = logging.getLogger("fetalclip_edge")
 
@@ -131,7 +130,7 @@ def compile_engine(
     Raises:
         BackendError: the graph cannot be parsed or compiled; the message says what TensorRT says.
     """
-    if isinstance(graph, bytes) and _EXTERNAL in graph:
+    if isinstance(graph, bytes) and keeps_weights_elsewhere(graph):
         raise BackendError(f"{name} keeps weights in another file, which is not allowed")
     log = make_log(trt)
     builder = trt.Builder(log.sink)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -136,7 +135,7 @@ class EngineCache:
         header = {"key": asdict(key), "sha256": hashlib.sha256(data).hexdigest()}
         try:
             _sweep(path)
-            _write(path, _MAGIC + json.dumps(header).encode() + b"\n" + data)
+            cache.write_whole(path, _MAGIC + json.dumps(header).encode() + b"\n" + data)
         except OSError as error:
             return self._unkept(data, error)
         return CachedEngine(data, path, compiled=True)
@@ -188,25 +187,6 @@ def _lock(path: Path, waiting: Callable[[], object] | None) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All or nothing, also when the power fails."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _sweep(path: Path) -> None:
