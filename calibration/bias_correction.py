@@ -7,27 +7,27 @@ convolution on real frames, its input's and its weights' together, goes into its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from calibration.rounding import patches, round_weights
+from calibration.watching import tensors_of
 
-__all__ = ["correct_biases"]
+__all__ = ["fit_convolutions"]
 
 Floats = NDArray[np.float32]
+_LARGEST = 64
+"""Integer that a weight becomes: seven bits (see `calibration.onnxruntime_int8`)."""
 _KEPT = 8
 """Tensors that are kept for those after them; a residual stream reaches back three layers."""
 
 
-def correct_biases(
-    quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats, limit: int = 64
-) -> None:
+def fit_convolutions(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats) -> None:
     """Fit weights and biases of a Q/DQ graph in place, one convolution after another.
 
     Each sees what those before it, already fitted, make of the frames. Weights are rounded so that
@@ -35,11 +35,10 @@ def correct_biases(
     the bias. Those of depthwise convolutions stay as they are.
 
     Args:
-        quantised: graph made of `core` by ONNX Runtime's `quantize_static` or by modelopt, whose
-            convolutions have the same names and read `DequantizeLinear`.
+        quantised: graph that ONNX Runtime's `quantize_static` made of `core`, whose convolutions
+            have the same names and read `DequantizeLinear`.
         core: in float32.
         frames: its input on the calibration set, float32 `(N, 1, S, S)`.
-        limit: largest integer that a weight of any but a depthwise convolution becomes.
     """
     wanted = {node.name: node for node in core.graph.node if node.op_type == "Conv"}
     read = [node.input[0] for node in wanted.values()]
@@ -55,7 +54,7 @@ def correct_biases(
         maker, bias = made_by[node.input[1]], made_by.get(node.input[2])
         found, covariance = _input_moments(quantised, node, original, known)
         if covariance is not None:
-            _round_to(maker, original, covariance, limit, constants)
+            _round_to(maker, original, covariance, constants)
         weights = _dequantised(maker, constants)
         error = _mean_output(weights, found) - _mean_output(original, means[node.name])
         if bias is None:
@@ -73,12 +72,11 @@ def _round_to(
     maker: onnx.NodeProto,
     original: NDArray[np.float64],
     covariance: NDArray[np.float64],
-    limit: int,
     constants: dict[str, onnx.TensorProto],
 ) -> None:
     flat = original.reshape(len(original), -1)
     scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
-    integers = round_weights(flat, np.broadcast_to(scale, len(flat)), covariance, limit)
+    integers = round_weights(flat, np.broadcast_to(scale, len(flat)), covariance, _LARGEST)
     _put(constants, maker.input[0], integers.reshape(original.shape))
 
 
@@ -111,7 +109,7 @@ def _input_moments(
     first, second, count = np.zeros(size), np.zeros((size, size) if not grouped else (0, 0)), 0
     name = node.input[0]
     if name not in known:
-        rows = [value for [value] in _outputs(model, [name], known)]
+        rows = [value for [value] in tensors_of(model, [name], known)]
         for old in list(known)[1:-_KEPT]:
             del known[old]
         known[name] = np.concatenate(rows)
@@ -129,37 +127,6 @@ def _input_moments(
     return total, second / count - np.outer(mean, mean)
 
 
-def _outputs(
-    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, Floats]
-) -> Iterator[list[Floats]]:
-    """Some tensors of each frame, from others that are known, doing no more work than that."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    needed, nodes = set(names), []
-    for node in reversed(model.graph.node):  # sorted: what a node needs comes before it
-        if needed.difference(known).intersection(node.output):
-            needed.update(node.input)
-            nodes.append(node)
-    given = sorted(needed.intersection(known))
-    del watched.graph.node[:], watched.graph.input[:], watched.graph.output[:]
-    del watched.graph.initializer[:], watched.graph.value_info[:]
-    watched.graph.node.extend(reversed(nodes))
-    for name in given:
-        shape = ["N", *known[name].shape[1:]]
-        watched.graph.input.append(
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        )
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    watched.graph.initializer.extend(c for c in model.graph.initializer if c.name in needed)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    for index in range(len(next(iter(known.values())))):
-        yield session.run(list(names), {name: known[name][index : index + 1] for name in given})
-
-
 def _input_means(
     model: onnx.ModelProto, names: Sequence[str], frames: Floats
 ) -> list[NDArray[np.float64]]:
@@ -167,7 +134,7 @@ def _input_means(
     [image] = model.graph.input
     inside = [name for name in dict.fromkeys(names) if name != image.name]
     sums = {image.name: frames.mean(axis=(0, 2, 3), dtype=np.float64) * len(frames)}
-    for values in _outputs(model, inside, {image.name: frames}) if inside else ():
+    for values in tensors_of(model, inside, {image.name: frames}) if inside else ():
         for name, value in zip(inside, values, strict=True):
             mean = value.mean(axis=(0, 2, 3), dtype=np.float64)
             sums[name] = sums.get(name, np.zeros_like(mean)) + mean

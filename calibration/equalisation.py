@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
+
+from calibration.watching import tensors_of
 
 __all__ = ["equalise"]
 
@@ -98,19 +99,8 @@ def _group(node: onnx.NodeProto) -> int:
 
 def _largest(model: onnx.ModelProto, names: Sequence[str], frames: Floats) -> dict[str, Floats]:
     """The largest magnitude of each channel of some tensors, over all frames and pixels."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    [image] = watched.graph.input
     found: dict[str, Floats] = {}
-    for frame in frames:
-        values = session.run(list(names), {image.name: frame[None]})
+    for values in tensors_of(model, names, {model.graph.input[0].name: frames}):
         for name, value in zip(names, values, strict=True):
             most = np.abs(value).max(axis=(0, 2, 3))
             found[name] = np.maximum(found[name], most) if name in found else most

@@ -19,9 +19,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from calibration.bias_correction import correct_biases
+from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
-from export.graph import OUTPUT, dequantised_input, with_grey_levels
+from export.graph import OUTPUT, ancestors, dequantised_input, with_grey_levels
 
 __all__ = ["quantise"]
 
@@ -62,18 +62,8 @@ def _quiet() -> Iterator[None]:
 
 def _left_in_float32(graph: onnx.GraphProto) -> list[str]:
     """Names of the head's nodes, and of those that work for the domain features alone."""
-    embeds = _ancestors(graph, OUTPUT)
+    embeds = ancestors(graph, OUTPUT)
     return [node.name for node in graph.node if node.op_type in _HEAD or node.name not in embeds]
-
-
-def _ancestors(graph: onnx.GraphProto, output: str) -> set[str]:
-    """Names of the nodes that an output depends on."""
-    needed, names = {output}, set()
-    for node in reversed(graph.node):  # sorted: what a node needs comes before it
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            names.add(node.name)
-    return names
 
 
 def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
@@ -120,6 +110,6 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
             extra_options={"TensorQuantOverrides": overrides} if exact else {},
         )
     quantised = onnx.load(out)
-    correct_biases(quantised, equal, normalised[:_CORRECTED_ON])
+    fit_convolutions(quantised, equal, normalised[:_CORRECTED_ON])
     model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
     onnx.save(model, out)

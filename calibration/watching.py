@@ -1,0 +1,55 @@
+"""What tensors inside a graph are on real frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import helper
+
+__all__ = ["tensors_of"]
+
+Floats = NDArray[np.float32]
+
+
+def tensors_of(
+    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, Floats]
+) -> Iterator[list[Floats]]:
+    """Some tensors of each frame, from others that are known, doing no more work than that.
+
+    Args:
+        model: the graph, its nodes sorted.
+        names: of the tensors that are wanted; none that is known.
+        known: name -> all frames of a tensor, float32 `(N, ...)`.
+
+    Yields:
+        For each frame the tensors in the order of `names`, each with a first dimension of 1.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    needed, nodes = set(names), []
+    for node in reversed(model.graph.node):  # sorted: what a node needs comes before it
+        if needed.difference(known).intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    given = sorted(needed.intersection(known))
+    del watched.graph.node[:], watched.graph.input[:], watched.graph.output[:]
+    del watched.graph.initializer[:], watched.graph.value_info[:]
+    watched.graph.node.extend(reversed(nodes))
+    for name in given:
+        shape = ["N", *known[name].shape[1:]]
+        watched.graph.input.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        )
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    watched.graph.initializer.extend(c for c in model.graph.initializer if c.name in needed)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    for index in range(len(next(iter(known.values())))):
+        yield session.run(list(names), {name: known[name][index : index + 1] for name in given})
