@@ -70,8 +70,8 @@ class OnnxRuntimeBackend(Backend):
         return dict(zip(self._outputs, values, strict=True))
 
     def _run_into(self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]]) -> None:
-        # A binding takes some ten microseconds to make, and keeping one for each thread saves no
-        # more than the noise of a frame's milliseconds.
+        # Made anew each time: next to a frame's inference that is nothing, and one for each thread
+        # would have to be kept.
         binding = self._session.io_binding()
         binding.bind_cpu_input(self._input, np.ascontiguousarray(inputs))
         for name, array in out.items():
