@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest where the bundle has INT8 in Q/DQ form for it."""
+"""OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class OpenVINOBackend(Backend):
     Threads that encode at once take turns at the graph, so that they use as many CPU threads in
     all as were asked for; a model for each stream makes them run side by side.
 
-    The graph is compiled for single frames, which come faster that way, and again for batches of any size when the first of those comes.
+    The graph is compiled for single frames, which come faster that way, and again for batches of
+    any size when the first of those comes.
     """
 
     name = "openvino"
