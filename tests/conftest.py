@@ -18,6 +18,8 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from .command_line import CommandLine, make_command_line
+
 # Some CI systems force colours and progress bars upon programs that write to no terminal.
 for _name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)
@@ -27,6 +29,12 @@ settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line in this process."""
+    return make_command_line(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

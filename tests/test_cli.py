@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from fetalclip_edge.bundle import DEFAULT_BUNDLE
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.results import BRAIN_PLANES, PLANES, Frame
 
+from .command_line import CommandLine, Run
+
 COMMAND = [sys.executable, "-m", "fetalclip_edge.cli"]
 COMMANDS = ["demo", "analyze", "stream", "bench", "tune", "info"]
 STATES = {"live", "frozen", "stale", "no_signal", "out_of_domain"}
@@ -31,39 +32,6 @@ ANSWER = {
     *("source", "state", "plane", "brain_plane", "gestational_age"),
     *("head_circumference_mm", "timing_ms"),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-CommandLine = Callable[..., Run]
-
-
-@pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line in this process, through its own entry point."""
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["fetalclip-edge", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return Run(code, out, err)
-
-    return run
 
 
 def shell(*arguments: object, cwd: Path | None = None, **options: Any) -> Run:

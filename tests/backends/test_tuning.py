@@ -15,16 +15,15 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fetalclip_edge import cli
 from fetalclip_edge.backends import load_backend, load_with_choice
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BundleError
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
+from ..command_line import CommandLine
 from .conftest import CPU_BACKENDS, DIM, LINEAR_PREPROCESS, SIZE, MakeBundle
 
 MakeTunable = Callable[..., ModelBundle]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -63,25 +62,6 @@ def tunable(make_tunable: MakeTunable) -> ModelBundle:
     return make_tunable(
         {"openvino": good, "onnxruntime": {"int8": "strays.onnx", **good, "fp16": "junk.onnx"}}
     )
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fetalclip-edge", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
 
 
 # Measuring
@@ -229,8 +209,10 @@ def test_auto_takes_what_was_the_fastest(tunable: ModelBundle, own_cache: Path) 
 # The command
 
 
-def test_tune_prints_and_remembers(tunable: ModelBundle, run: Run, own_cache: Path) -> None:
-    code, out, err = run("tune", "--bundle", tunable.folder, "--rounds", 3, "--json")
+def test_tune_prints_and_remembers(
+    tunable: ModelBundle, command_line: CommandLine, own_cache: Path
+) -> None:
+    code, out, err = command_line("tune", "--bundle", tunable.folder, "--rounds", 3, "--json")
     assert (code, err.count("\n")) == (0, 1), err
     report = json.loads(out)
     assert (report["rounds"], report["threads"], report["least_mean_cosine"]) == (3, 1, 0.99)
@@ -240,8 +222,8 @@ def test_tune_prints_and_remembers(tunable: ModelBundle, run: Run, own_cache: Pa
     assert report["machine"]["cores"] > 0
 
 
-def test_tune_for_people_shows_a_table(tunable: ModelBundle, run: Run) -> None:
-    code, out, _ = run("tune", "--bundle", tunable.folder, "--rounds", 3)
+def test_tune_for_people_shows_a_table(tunable: ModelBundle, command_line: CommandLine) -> None:
+    code, out, _ = command_line("tune", "--bundle", tunable.folder, "--rounds", 3)
     assert code == 0
     assert "fastest" in out
     assert "int8" in out
@@ -252,31 +234,35 @@ def test_tune_for_people_shows_a_table(tunable: ModelBundle, run: Run) -> None:
     "arguments",
     [["--rounds", "0"], ["--threads", "0"], ["--bundle", "missing"], ["--backend", "openvino"]],
 )
-def test_tune_refuses_bad_usage(run: Run, arguments: list[str]) -> None:
-    code, out, err = run("tune", *arguments)
+def test_tune_refuses_bad_usage(command_line: CommandLine, arguments: list[str]) -> None:
+    code, out, err = command_line("tune", *arguments)
     assert (code, out) == (2, "")
     assert err.strip()
 
 
-def test_tune_of_a_bundle_without_reference_frames_is_2(linear: ModelBundle, run: Run) -> None:
-    code, out, err = run("tune", "--bundle", linear.folder)
+def test_tune_of_a_bundle_without_reference_frames_is_2(
+    linear: ModelBundle, command_line: CommandLine
+) -> None:
+    code, out, err = command_line("tune", "--bundle", linear.folder)
     assert (code, out) == (2, "")
     assert "reference.safetensors" in err
 
 
-def test_tune_where_nothing_passes_is_1(make_tunable: MakeTunable, run: Run) -> None:
+def test_tune_where_nothing_passes_is_1(
+    make_tunable: MakeTunable, command_line: CommandLine
+) -> None:
     bundle = make_tunable({"onnxruntime": {"int8": "strays.onnx"}})
-    code, out, err = run("tune", "--bundle", bundle.folder, "--rounds", 1)
+    code, out, err = command_line("tune", "--bundle", bundle.folder, "--rounds", 1)
     assert (code, out) == (1, "")
     assert "onnxruntime int8: mean cosine" in err
 
 
 def test_a_result_that_cannot_be_remembered_is_shown_and_1(
-    tunable: ModelBundle, run: Run, own_cache: Path
+    tunable: ModelBundle, command_line: CommandLine, own_cache: Path
 ) -> None:
     own_cache.parent.mkdir(parents=True)
     own_cache.write_bytes(b"a file where the folder should be")
-    code, out, err = run("tune", "--bundle", tunable.folder, "--rounds", 1, "--json")
+    code, out, err = command_line("tune", "--bundle", tunable.folder, "--rounds", 1, "--json")
     assert code == 1
     assert json.loads(out)["remembered"] is None
     assert "cannot remember it" in err
@@ -286,9 +272,9 @@ def test_a_result_that_cannot_be_remembered_is_shown_and_1(
 
 
 def test_info_tells_what_is_installed_what_was_chosen_and_why(
-    shipped: ModelBundle, run: Run
+    shipped: ModelBundle, command_line: CommandLine
 ) -> None:
-    code, out, _ = run("info", "--json", "--bundle", shipped.folder)
+    code, out, _ = command_line("info", "--json", "--bundle", shipped.folder)
     assert code == 0
     report = json.loads(out)
     assert report["choice"]["backend"] == report["backend"]["name"] == "openvino"
@@ -299,21 +285,25 @@ def test_info_tells_what_is_installed_what_was_chosen_and_why(
 
 
 def test_info_tells_who_was_passed_over(
-    shipped: ModelBundle, run: Run, monkeypatch: pytest.MonkeyPatch
+    shipped: ModelBundle, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    code, out, err = run("info", "--json", "--bundle", shipped.folder)
+    code, out, err = command_line("info", "--json", "--bundle", shipped.folder)
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["choice"]["backend"] == "onnxruntime"
     assert report["choice"]["passed_over"]["openvino"] == "not installed"
     assert report["backends"]["openvino"]["installed"] is None
-    code, out, _ = run("info", "--bundle", shipped.folder)
+    code, out, _ = command_line("info", "--bundle", shipped.folder)
     assert "openvino: not installed" in out
 
 
-def test_info_of_a_backend_asked_for_says_so(shipped: ModelBundle, run: Run) -> None:
-    code, out, _ = run("info", "--json", "--bundle", shipped.folder, "--backend", "onnxruntime")
+def test_info_of_a_backend_asked_for_says_so(
+    shipped: ModelBundle, command_line: CommandLine
+) -> None:
+    code, out, _ = command_line(
+        "info", "--json", "--bundle", shipped.folder, "--backend", "onnxruntime"
+    )
     assert code == 0
     choice = {"backend": "onnxruntime", "precision": "int8", "reason": "asked for"}
     assert json.loads(out)["choice"] == {**choice, "passed_over": {}}
