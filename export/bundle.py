@@ -29,7 +29,7 @@ from calibration.gate import Gate, GateError, judge
 from calibration.onnxruntime_int8 import quantise
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
-from export.fitting import Fitted, fit
+from export.fitting import Fitted, Seen, fit, fit_by_twin
 from export.graph import OUTPUT, export_core, with_grey_levels
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
@@ -44,6 +44,7 @@ from export.precisions import Precision, choose_precisions, to_fp16
 from export.reference import reference_tensors
 from export.replacing import new_bundle
 from export.source import Source, load_source, with_patients_apart
+from export.twin import load_twin, seen_by_twin
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
 from training.datasets import Example
@@ -98,6 +99,7 @@ def export_bundle(
     version: str,
     console: Console,
     precisions: Sequence[str] = (),
+    judged_by: Path | None = None,
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
@@ -111,6 +113,8 @@ def export_bundle(
         console: for progress.
         precisions: of the graphs to write: "int8" and "fp32" for ONNX Runtime, "fp16" for
             TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published models.
+        judged_by: the twin of a model that learned from nearly all patients: trained alike, with
+            more of them held out. Confidence and abstention are fitted to what it makes of those.
 
     Returns:
         The metrics that the manifest holds.
@@ -120,12 +124,13 @@ def export_bundle(
         GateError: INT8 fails the accuracy gate on validation; nothing is written.
         FileNotFoundError: `run` or `data` lacks a file.
         ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
-            or `run` was trained on other data.
+            or `run` was trained on other data; or the twin is none.
     """
     _check_out(out)
     release = with_patients_apart(load_source(run), data)
     precisions = choose_precisions(release, precisions)
-    examples = read_data(data, release.held_out, release.origin.data_sha256)
+    twin = None if judged_by is None else load_twin(judged_by, release)
+    examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
@@ -142,19 +147,16 @@ def export_bundle(
         held = _encode_both(sessions, validation, "validation")
         judged = measure_precisions(held, examples.held, release)
         _gate(held, examples, release)
-        # Captions alone do not say which kind of image is which.
-        labelled = [example for example in examples.learned if example.facts.plane is not None]
-        fitted = fit(
-            labelled,
-            encode(sessions[main_one], _read(labelled, release).pixels, "training images"),
-            examples.held,
-            held[main_one],
-            release,
-        )
+        fitted = _fit(sessions[main_one], examples, held[main_one], release, twin)
         metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
             **judged,
-            "measured_on": f"{len(examples.held)} images of patients held out of training",
+            "measured_on": f"{len(examples.held)} images of patients "
+            + (
+                "held out of training"
+                if twin is None
+                else "whom only the twin has not learned from"
+            ),
         }
         manifest = describe(
             release,
@@ -217,6 +219,26 @@ def _encode_both(
         precision: encode(session, frames.pixels, f"{title}, {precision}")
         for precision, session in sessions.items()
     }
+
+
+def _fit(
+    session: ort.InferenceSession,
+    examples: BundleData,
+    held: Encoded,
+    release: Source,
+    twin: Source | None,
+) -> Fitted:
+    # Captions alone do not say which kind of image is which.
+    labelled = [example for example in examples.learned if example.facts.plane is not None]
+    learned = encode(session, _read(labelled, release).pixels, "training images")
+    if twin is None:
+        return fit(Seen(labelled, learned), Seen(examples.held, held), release.embeddings)
+    everything = {name: np.concatenate([learned[name], held[name]]) for name in learned}
+    return fit_by_twin(
+        Seen([*labelled, *examples.held], everything),
+        *seen_by_twin(twin, examples),
+        twin.embeddings,
+    )
 
 
 def _measure(
@@ -328,6 +350,14 @@ def main(
             "TensorRT; otherwise int8 and fp16, and for published models fp32 and fp16"
         ),
     ] = None,
+    judged_by: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="of a RUN that learned from nearly all patients, the twin that held more of them "
+            "out: confidence and abstention are fitted to those",
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
     """Export, quantise, calibrate and measure a trained model, and write its bundle."""
@@ -335,7 +365,14 @@ def main(
     try:
         wanted = [each.value for each in precision or []]
         metrics = export_bundle(
-            run, data, out, name=name, version=version, console=console, precisions=wanted
+            run,
+            data,
+            out,
+            name=name,
+            version=version,
+            console=console,
+            precisions=wanted,
+            judged_by=judged_by,
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,24 +1,27 @@
-"""What is fitted once the INT8 graph stands: confidence, and what fetal ultrasound looks like."""
+"""What is fitted once the graph stands: confidence, and what fetal ultrasound looks like.
+
+Both need patients that the model did not learn from. A model that has learned from all of them has
+a twin for that: trained alike, but with patients held out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.confidence import fit_temperature
-from calibration.domain import Domain, distance_threshold, fit_domain
+from calibration.domain import Domain, DomainModel, distance_threshold, fit_domain
 from export.examples import data_set
 from export.graph import OUTPUT
 from export.measure import Encoded
-from export.source import Source
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "Seen", "fit", "fit_by_twin"]
 
 _ACCEPTANCE = 0.97
 
@@ -38,55 +41,100 @@ class Fitted:
     domain_distance: float
 
 
-def fit(
-    learned: Sequence[Example],
-    learned_encoded: Encoded,
-    held: Sequence[Example],
-    held_encoded: Encoded,
-    release: Source,
-) -> Fitted:
-    """Fit the domain to images the model learned from, all else to validation patients.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Images labelled with a plane, and what a graph makes of them."""
 
-    The distance is measured in every output of the graph. One that takes in 97 % of the standard
-    planes of a data set is the unit of that output, so that each has its say, and the sum of all
-    that takes in 97 % is where the model abstains. Of several data sets the one which lies
-    farthest out decides, so that an easy one in the mix does not make it strict.
+    examples: Sequence[Example]
+    encoded: Encoded
 
-    Args:
-        learned: images the model learned from, labelled with a plane.
-        learned_encoded: what the INT8 graph makes of them.
-        held: images of the patients held out, labelled likewise.
-        held_encoded: theirs, likewise.
-        release: the trained model, for its prompts.
-    """
-    held_embeddings = held_encoded[OUTPUT]
-    sets = np.array(
-        [data_set(e) if e.facts.plane in SCORED_PLANES else "" for e in held], dtype="U32"
-    )
+    def limit(self, distances: NDArray[np.float32]) -> float:
+        """The distance that takes in 97 % of the standard planes of each data set.
 
-    def limit(distances: NDArray[np.float32]) -> float:
+        Of several data sets the one which lies farthest out decides, so that an easy one in the
+        mix does not make it strict.
+        """
+        sets = np.array(
+            [data_set(e) if e.facts.plane in SCORED_PLANES else "" for e in self.examples],
+            dtype="U32",
+        )
         names = np.unique(sets[sets != ""])
         return max(distance_threshold(distances[sets == name], _ACCEPTANCE) for name in names)
 
-    kinds = [example.facts.kind for example in learned]
-    parts = {name: fit_domain(rows, kinds) for name, rows in learned_encoded.items()}
+
+def fit(learned: Seen, held: Seen, prompts: Mapping[str, NDArray[np.float32]]) -> Fitted:
+    """Fit the domain to images the model learned from, all else to validation patients.
+
+    The distance is measured in every output of the graph. The limit of one output is its unit, so
+    that each has its say, and the limit of the sum is where the model abstains.
+
+    Args:
+        learned: images the model learned from.
+        held: images of the patients held out.
+        prompts: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
+    """
+    parts = _domains(learned)
     domain = Domain(
-        {name: p.scaled(limit(p.distances(held_encoded[name]))) for name, p in parts.items()}
+        {name: p.scaled(held.limit(p.distances(held.encoded[name]))) for name, p in parts.items()}
     )
-    planes = np.array([PLANES.index(example.facts.plane) for example in held])
-    brain = np.array([example.facts.brain_plane in BRAIN_PLANES for example in held])
-    sub_planes = [
-        BRAIN_PLANES.index(example.facts.brain_plane)
-        for example in held
-        if example.facts.brain_plane in BRAIN_PLANES
-    ]
+    return Fitted(_temperatures(held, prompts), domain, held.limit(domain.distances(held.encoded)))
+
+
+def fit_by_twin(
+    learned: Seen,
+    learned_by_twin: Seen,
+    held_by_twin: Seen,
+    prompts_of_twin: Mapping[str, NDArray[np.float32]],
+) -> Fitted:
+    """Fit the domain to a model that learned from every patient, all else to its twin.
+
+    A model knows the images it learned from: they lie nearer to their mean than those of new
+    patients, and how much nearer, its twin can tell. So a limit is that of the learned images times
+    the twin's limit on its held-out patients, over its limit on those it learned from. Temperatures
+    are the twin's.
+
+    Args:
+        learned: what the model makes of all images.
+        learned_by_twin: what the twin makes of the images that it learned from.
+        held_by_twin: and of those of the patients that it held out.
+        prompts_of_twin: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
+    """
+    twin = fit(learned_by_twin, held_by_twin, prompts_of_twin)
+    parts = _domains(learned)
+    units = {
+        # The twin's unit, of which its distances are multiples, is its limit on patients held out.
+        name: learned.limit(part.distances(learned.encoded[name]))
+        / learned_by_twin.limit(twin.domain.parts[name].distances(learned_by_twin.encoded[name]))
+        for name, part in parts.items()
+    }
+    domain = Domain({name: part.scaled(units[name]) for name, part in parts.items()})
+    farther = twin.domain_distance / learned_by_twin.limit(
+        twin.domain.distances(learned_by_twin.encoded)
+    )
     return Fitted(
-        {
-            "planes": fit_temperature(held_embeddings @ release.embeddings["planes"].T, planes),
-            "brain_planes": fit_temperature(
-                held_embeddings[brain] @ release.embeddings["brain_planes"].T, np.array(sub_planes)
-            ),
-        },
-        domain,
-        limit(domain.distances(held_encoded)),
+        twin.temperatures, domain, farther * learned.limit(domain.distances(learned.encoded))
     )
+
+
+def _domains(learned: Seen) -> dict[str, DomainModel]:
+    kinds = [example.facts.kind for example in learned.examples]
+    return {name: fit_domain(rows, kinds) for name, rows in learned.encoded.items()}
+
+
+def _temperatures(held: Seen, prompts: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """Of planes over all images, of sub-planes over those labelled with one."""
+    embeddings = held.encoded[OUTPUT]
+    facts = [example.facts for example in held.examples]
+    planes = np.array([PLANES.index(known.plane) for known in facts])
+    brain = np.array([known.brain_plane in BRAIN_PLANES for known in facts])
+    sub_planes = [
+        BRAIN_PLANES.index(known.brain_plane)
+        for known in facts
+        if known.brain_plane in BRAIN_PLANES
+    ]
+    return {
+        "planes": fit_temperature(embeddings @ prompts["planes"].T, planes),
+        "brain_planes": fit_temperature(
+            embeddings[brain] @ prompts["brain_planes"].T, np.array(sub_planes)
+        ),
+    }

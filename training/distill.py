@@ -23,7 +23,7 @@ from training.config import ExperimentConfig
 from training.ensemble import as_one, sample_captions, sentence_basis
 from training.models import PUBLISHED, DualEncoder, ModelConfig
 from training.objectives import Distilling
-from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
+from training.options import Cache, Config, Holdout, Out, Prompts, Seed, Shards, told
 from training.release import Origin
 from training.session import Session, prepare
 from training.starting import begin_tower, check_start, origin_of_student
@@ -88,12 +88,21 @@ def main(
     ] = "fetalclip",
     prompts: Prompts = None,
     seed: Seed = None,
+    holdout: Holdout = None,
 ) -> None:
     """Distil teachers into a student for the ultrasound device."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
         session = prepare(
-            config_path, out, data, cache, prompts or (), console, distilling=True, seed=seed
+            config_path,
+            out,
+            data,
+            cache,
+            prompts or (),
+            console,
+            distilling=True,
+            seed=seed,
+            holdout=holdout,
         )
         teachers = [load_teacher(path, architecture) for path in teacher_paths]
         for one in teachers:

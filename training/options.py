@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-__all__ = ["Cache", "Config", "Out", "Prompts", "Seed", "Shards", "told"]
+__all__ = ["Cache", "Config", "Holdout", "Out", "Prompts", "Seed", "Shards", "told"]
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the experiment")]
 Out = Annotated[Path, typer.Option(help="folder of the run; an unfinished run goes on")]
@@ -21,6 +21,13 @@ Cache = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(help="in place of CONFIG's, for runs that differ in it alone"),
+]
+Holdout = Annotated[
+    float | None,
+    typer.Option(
+        help="in place of CONFIG's: a small share for a run whose settings were chosen before, by "
+        "a twin that held more patients out"
+    ),
 ]
 Shards = Annotated[Path, typer.Option(help="shards, written by training.data")]
 Prompts = Annotated[

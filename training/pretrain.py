@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from training.objectives import Contrastive
-from training.options import Cache, Config, Out, Prompts, Seed, Shards, told
+from training.options import Cache, Config, Holdout, Out, Prompts, Seed, Shards, told
 from training.session import prepare
 from training.starting import check_start, first_model, origin_of
 
@@ -29,12 +29,21 @@ def main(
     prompts: Prompts = None,
     cache: Cache = Path("runs/cache"),
     seed: Seed = None,
+    holdout: Holdout = None,
 ) -> None:
     """Train image tower and text tower contrastively on image-caption pairs."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
         session = prepare(
-            config_path, out, data, cache, prompts or (), console, distilling=False, seed=seed
+            config_path,
+            out,
+            data,
+            cache,
+            prompts or (),
+            console,
+            distilling=False,
+            seed=seed,
+            holdout=holdout,
         )
         model = first_model(session.config)
         check_start(session.config, session.held_out, session.data_sha256)

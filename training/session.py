@@ -252,6 +252,7 @@ def prepare(
     *,
     distilling: bool,
     seed: int | None = None,
+    holdout: float | None = None,
 ) -> Session:
     """Check all that a run needs, before any image is read.
 
@@ -264,6 +265,7 @@ def prepare(
         console: where the first process reports.
         distilling: whether `training.distill` asks.
         seed: in place of the configuration's.
+        holdout: likewise.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -273,6 +275,8 @@ def prepare(
     config = load_config(config_path)
     if seed is not None:
         config = replace(config, seed=seed)
+    if holdout is not None:
+        config = replace(config, holdout=holdout)
     if distilling and config.distillation is None:
         raise ValueError(f"{config_path} has no section `distillation`: use training.pretrain")
     if not distilling and config.distillation is not None:

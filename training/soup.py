@@ -3,7 +3,8 @@
 Runs that began with the same weights and learned towards the same prompts lie near one another, and
 the mean of their weights is often better than each, at the cost of one. The greedy soup of
 Wortsman et al. 2022 (arXiv 2203.05482): the best run on the patients held out comes first, and each
-next one stays in if those patients are then recognised better.
+next one stays in if those patients are then recognised better. With `--all` every run stays in, as
+where a soup was chosen by runs that held more patients out.
 """
 
 from __future__ import annotations
@@ -84,12 +85,15 @@ class _HeldOut:
         return found
 
 
-def greedy_soup(runs: Sequence[Path], data: Path) -> tuple[Release, list[Step]]:
+def greedy_soup(
+    runs: Sequence[Path], data: Path, *, keep_all: bool = False
+) -> tuple[Release, list[Step]]:
     """Average those runs that make the average better.
 
     Args:
         runs: folders of the runs.
         data: the shards that they were trained on.
+        keep_all: average all of them.
 
     Returns:
         The average, with its macro-F1 and log loss on the patients held out, and what was tried,
@@ -119,8 +123,9 @@ def greedy_soup(runs: Sequence[Path], data: Path) -> tuple[Release, list[Step]]:
     steps = [Step(runs[first], least, kept=True)]
     for _, index in alone[1:]:
         loss = judge.log_loss(_average([releases[i] for i in [*kept, index]]))
-        steps.append(Step(runs[index], loss, kept=loss < least))
-        if loss < least:
+        keep = keep_all or loss < least
+        steps.append(Step(runs[index], loss, kept=keep))
+        if keep:
             least = loss
             kept.append(index)
     soup = _average([releases[i] for i in kept])
@@ -180,13 +185,17 @@ def main(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of the runs")],
     data: Shards,
     out: Annotated[Path, typer.Option(help="folder to write, empty or not there yet")],
+    keep_all: Annotated[
+        bool,
+        typer.Option("--all", help="average all of them, whether or not those held out say so"),
+    ] = False,
 ) -> None:
     """Average the weights of runs that began alike, those that help on the patients held out."""
     console = Console(stderr=True)
     with told(console, 2, OSError, ValueError):
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty; choose another --out")
-        soup, steps = greedy_soup(runs, data)
+        soup, steps = greedy_soup(runs, data, keep_all=keep_all)
         out.mkdir(parents=True, exist_ok=True)
         write_release(out, soup)
     for step in steps:

@@ -82,6 +82,10 @@ def test_a_run_stays_in_when_it_makes_the_average_better(
     assert found.origin.method == "distill, weights averaged"
     assert (found.origin.teacher, found.text, found.scale) == ("t", None, 30.0)
     assert found.validation["log_loss"] == 0.2
+    # And all of them on demand
+    every, steps = greedy_soup(list(runs.values()), drawn, keep_all=True)
+    assert [step.kept for step in steps] == [True, True, True]
+    assert every.scale == pytest.approx(70 / 3)
     # And the command says what it did, and writes it
     out = tmp_path / "soup"
     main(list(runs.values()), drawn, out)
