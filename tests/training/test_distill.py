@@ -33,7 +33,7 @@ from training.models.architectures import MOBILE_FETALCLIP
 from training.objectives import Distilling, Known, Pairs
 from training.prompts import BRAIN_PLANE_PROMPTS
 from training.release import Origin, load_release, save_release
-from training.session import prepare, train_and_validation
+from training.session import Session, prepare, train_and_validation
 from training.shards import read_examples, read_manifest
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 from training.view_set import ViewSet
@@ -138,6 +138,28 @@ def test_the_configuration_says_how_far_common_sub_planes_are_favoured(
     counts = [sum(e.facts.brain_plane == label for e in session.learn) for label in labels]
     expected = [0.5 * np.log(count / sum(counts)) for count in counts]
     np.testing.assert_allclose(session._sentences().offsets[-len(labels) :], expected)
+
+
+def test_a_smaller_holdout_is_part_of_the_larger(config: Path, drawn: Path, tmp_path: Path) -> None:
+    # Given an experiment that holds patients out, and a share in its place
+    def session(holdout: float | None) -> Session:
+        return prepare(
+            config,
+            tmp_path / "run",
+            drawn,
+            tmp_path,
+            (),
+            Console(quiet=True),
+            distilling=True,
+            holdout=holdout,
+        )
+
+    few, many = session(0.05), session(None)
+    # Then the few are of the many, who may judge them, and all others are learned from
+    assert few.held_out < many.held_out
+    assert {e.group for e in many.learn} < {e.group for e in few.learn}
+    with pytest.raises(ValueError, match="holdout must lie between 0 and 1"):
+        session(1.0)
 
 
 def test_a_student_cut_off_goes_on_to_the_same_weights(
