@@ -47,9 +47,10 @@ class VideoSource(Source):
     presentation time as stored, and need not start at 0. Rotation metadata is applied.
 
     A picture that cannot be decoded, or that the decoder marks as damaged, is a `FrameError`; the
-    next is read, of a live stream the next that needs none before it. A file that was cut off gives what it holds, then a `SourceError` when the length
-    in its header says that more should come (MP4, MOV, MKV, WebM); AVI, MPEG-TS and raw streams
-    declare no such length, and end as if complete.
+    next is read, of a live stream the next that needs none before it. Pictures may change their
+    size in the middle. A file that was cut off gives what it holds, then a `SourceError` when the
+    length in its header says that more should come (MP4, MOV, MKV, WebM); AVI, MPEG-TS and raw
+    streams declare no such length, and end as if complete.
 
     Args:
         source: path of a file, or a URL that FFmpeg opens (rtsp, rtmp, http, https, udp, srt).

@@ -62,6 +62,11 @@ def test_color_grey_and_single_channel_pictures_are_told_apart():
     assert np.array_equal(frames[2].image, GREY)
 
 
+def test_pictures_of_a_camera_may_change_their_size():
+    with camera(FakeCapture(COLOR, np.zeros((8, 10, 3), np.uint8), GREY)) as source:
+        assert [source.read().image.shape for _ in range(3)] == [(4, 5, 3), (8, 10, 3), (4, 5)]
+
+
 def test_a_camera_is_live_and_states_its_rate_and_asks_for_one_buffer():
     capture = FakeCapture(COLOR)
     with camera(capture) as source:
