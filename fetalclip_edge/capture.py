@@ -150,7 +150,7 @@ class Capture:
                 raise
             if (renewed := self._source.renew()) is None:
                 raise
-            _log.warning("%s; looking for it again", error)
+            _log.warning("%s; looking for it again", str(error))
             self._mailbox.lose(error)
             return not self._find_again(renewed, self._backoff)
         return True
@@ -166,7 +166,7 @@ class Capture:
             try:
                 renewed.open()
             except SourceError as error:
-                _log.info("%s", error)
+                _log.info("%s", str(error))
                 self._mailbox.lose(error)
                 renewed = renewed.renew()
                 continue
@@ -193,7 +193,8 @@ class Capture:
             except FrameError as error:
                 self._unreadable += 1
                 in_a_row += 1
-                _log.warning("%s", error)
+                # As text: who keeps the record of an error keeps its traceback, and so the decoder.
+                _log.warning("%s", str(error))
                 if in_a_row == _MOST_UNREADABLE:
                     raise SourceError(f"{in_a_row} frames in a row unreadable: {error}") from error
                 continue

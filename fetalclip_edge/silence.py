@@ -7,7 +7,7 @@ import numpy as np
 from fetalclip_edge.mailbox import Silence
 from fetalclip_edge.results import PLANES, PlaneScores, Result, StreamState, Timing
 
-__all__ = ["answer_to_silence"]
+__all__ = ["answer_to_silence", "no_answer"]
 
 
 def answer_to_silence(silence: Silence, source: str, waited_s: float) -> Result:
@@ -22,6 +22,11 @@ def answer_to_silence(silence: Silence, source: str, waited_s: float) -> Result:
         state, reason = StreamState.STALE, f"no new picture for {waited_s:g} s"
     else:
         state, reason = StreamState.NO_SIGNAL, f"looking for the source again: {silence.lost}"
+    return no_answer(state, reason, source)
+
+
+def no_answer(state: StreamState, reason: str, source: str) -> Result:
+    """A result that says why there is none."""
     scores = dict.fromkeys(PLANES, 1 / len(PLANES))
     return Result(
         state=state,

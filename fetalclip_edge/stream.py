@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, get_args
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
+from fetalclip_edge.geometry import Geometry
 from fetalclip_edge.latency import Latency, LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
 from fetalclip_edge.model import Model, check_pixel_size, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
-from fetalclip_edge.silence import answer_to_silence
+from fetalclip_edge.silence import answer_to_silence, no_answer
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
 from fetalclip_edge.sources import Source, open_source
 
@@ -129,6 +130,9 @@ class Stream:
         # For a stream that is dropped without `close`.
         self._stop = weakref.finalize(self, self._capture.stop)
         self._recorder = LatencyRecorder()
+        self._geometry = Geometry(
+            options.region, options.pixel_size_mm, film=not source.still_pictures
+        )
         self._begin_epoch(0)
         self._state: StreamState | None = None
         self._results = 0
@@ -234,11 +238,17 @@ class Stream:
 
     def _answer(self, frame: Frame) -> Result:
         taken_ns = time.monotonic_ns()
-        region, pixel_size_mm = self._options.region, self._options.pixel_size_mm
-        if region is not None:
-            frame = replace(frame, region=region)
-        if pixel_size_mm is not None:
-            frame = replace(frame, pixel_size_mm=pixel_size_mm)
+        frame, misfit = self._geometry.fit(frame)
+        if self._geometry.changed:
+            self._begin_epoch(self._epoch)
+        if misfit is not None:
+            return replace(
+                no_answer(StreamState.NO_SIGNAL, misfit, frame.source),
+                frame_index=frame.index,
+                pts_s=frame.pts_s,
+                dropped=self._mailbox.dropped,
+                epoch=self._epoch,
+            )
         result = self.model.analyze_frame(frame)
         answered_ns = time.monotonic_ns()
         if self._smoother is not None:
@@ -287,7 +297,9 @@ def stream(
             source wait. None chooses `latest` for live sources and `all` for others.
         region: `(x, y, width, height)` of the ultrasound picture within every frame; None takes
             what the source says (DICOM knows), or else the whole frame.
-        pixel_size_mm: millimetres per pixel of the frames; None takes what the source says.
+        pixel_size_mm: millimetres per pixel of the frames; None takes what the source says. It and
+            `region` hold while a film's pictures have the size of the first: later ones of another
+            size are not measured, and with a `region` not answered for (`no_signal`).
         smoothing_s: answers are averaged over about so many seconds, 0 to 10, of a device's film
             or of a recording that has times; 0 answers for every frame alone. Pictures of a folder
             and arrays have no times and are answered one by one.

@@ -15,7 +15,14 @@ import fetalclip_edge as fe
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.errors import SourceError
 from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState
-from fetalclip_edge.sources import CameraSource, GStreamerSource, Source, VideoSource
+from fetalclip_edge.sources import (
+    CameraSource,
+    CsiSource,
+    GStreamerSource,
+    OpenIGTLinkSource,
+    Source,
+    VideoSource,
+)
 from fetalclip_edge.stream import StateChange
 
 from .live_model import LiveModel
@@ -234,8 +241,10 @@ def test_a_back_off_needs_a_first_and_a_longest_wait(values: tuple[float, float]
         lambda: VideoSource("rtsp://user:secret@host/stream", read_timeout_s=1.5),
         lambda: CameraSource(3),
         lambda: GStreamerSource("videotestsrc ! appsink"),
+        lambda: CsiSource(1, read_timeout_s=1.5),
+        lambda: OpenIGTLinkSource("igtl://host/device", read_timeout_s=1.5),
     ],
-    ids=["url", "camera", "pipeline"],
+    ids=["url", "camera", "pipeline", "csi", "igtl"],
 )
 def test_a_device_is_renewed_as_it_was(make: Callable[[], Source]) -> None:
     source = make()

@@ -2,8 +2,9 @@
 
 from fetalclip_edge.sources.arrays import ArraySource, IterableSource, ReaderSource
 from fetalclip_edge.sources.base import Source
-from fetalclip_edge.sources.camera import CameraSource, GStreamerSource
+from fetalclip_edge.sources.camera import CameraSource, CsiSource, GStreamerSource
 from fetalclip_edge.sources.dicom import DicomSource
+from fetalclip_edge.sources.igtl import OpenIGTLinkSource
 from fetalclip_edge.sources.images import ImageSource, read_image
 from fetalclip_edge.sources.opening import ACCEPTED, open_source
 from fetalclip_edge.sources.video import VideoSource
@@ -12,10 +13,12 @@ __all__ = [
     "ACCEPTED",
     "ArraySource",
     "CameraSource",
+    "CsiSource",
     "DicomSource",
     "GStreamerSource",
     "ImageSource",
     "IterableSource",
+    "OpenIGTLinkSource",
     "ReaderSource",
     "Source",
     "VideoSource",

@@ -18,7 +18,9 @@ from fetalclip_edge.sources._handle import Handle
 from fetalclip_edge.sources.base import Source
 from fetalclip_edge.sources.dicom_header import (
     Calibration,
+    DamagedElementError,
     FrameTimes,
+    drop_damaged,
     read_calibration,
     read_frame_times,
 )
@@ -116,6 +118,13 @@ class DicomSource(Source):
 
     def _make(self) -> tuple[_Pixels, Callable[[], object]]:
         header, length = _read_header(self._path, self.name)
+        try:
+            damaged = drop_damaged(header)
+        except DamagedElementError as error:
+            raise SourceError(
+                f"{self.name}: its header is damaged: {error}; copy the file again from where it "
+                "came from"
+            ) from None
         _check(header, self.name)
         pixels = _Pixels(self._path, header, self.name)
         notices = pixels.count_frames(length, self.name)
@@ -125,7 +134,7 @@ class DicomSource(Source):
         self.frame_rate = self._times.frame_rate
         if "ModalityLUTSequence" in header or "VOILUTSequence" in header:
             notices += ("its grey look-up table is not applied",)
-        self.notices = notices + self._calibration.notices + self._times.notices
+        self.notices = damaged + notices + self._calibration.notices + self._times.notices
         return pixels, pixels.close
 
 
@@ -251,9 +260,14 @@ def _read_header(path: Path, name: str) -> tuple[Dataset, int]:
     syntax = header.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise SourceError(f"{name}: does not say its transfer syntax; save it as DICOM again")
+    try:
+        order = "<" if syntax.is_little_endian else ">"
+    except (AttributeError, ValueError):
+        raise SourceError(
+            f"{name}: the transfer syntax in its header is none; the file is damaged"
+        ) from None
     if syntax.is_deflated:
         raise SourceError(f"{name}: is deflated as a whole; convert it with gdcmconv --raw")
-    order = "<" if syntax.is_little_endian else ">"
     if len(start) < 12 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
         raise SourceError(
             f"{name}: holds no pictures (no Pixel Data); it may be a report or a directory file"

@@ -12,11 +12,31 @@ from fetalclip_edge.results import Region
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Calibration", "FrameTimes", "number", "read_calibration", "read_frame_times"]
+__all__ = [
+    "Calibration",
+    "DamagedElementError",
+    "FrameTimes",
+    "drop_damaged",
+    "number",
+    "read_calibration",
+    "read_frame_times",
+]
 
 # PS3.3 C.8.5.5.1.1, C.8.5.5.1.2 and C.8.5.5.1.15
 _TWO_DIMENSIONAL, _TISSUE, _CENTIMETRES = 1, 1, 3
 _FRAME_TIME_VECTOR = 0x00181065
+
+
+# Without these a picture is shown all the same: unmeasured, untimed, or not windowed.
+_DISPENSABLE = {
+    *("FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate"),
+    *("RecommendedDisplayFrameRate", "PixelSpacing", "Modality", "SequenceOfUltrasoundRegions"),
+    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
+
+
+class DamagedElementError(ValueError):
+    """An element without which there is no picture cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +80,48 @@ class FrameTimes:
         if self.times_s:
             return self.times_s[index] if index < len(self.times_s) else None
         return None if self.period_s is None else index * self.period_s
+
+
+def drop_damaged(header: Dataset) -> tuple[str, ...]:
+    """Take out the elements that cannot be read.
+
+    pydicom reads values only when they are asked for, and raises errors of any kind then.
+
+    Returns:
+        What was taken out, in words.
+
+    Raises:
+        DamagedElementError: it is one without which there is no picture.
+    """
+    notices: list[str] = []
+    for tag in list(header.keys()):
+        try:
+            element = header[tag]
+            if element.VR == "SQ":
+                for item in element.value:
+                    _drop_unreadable(item)
+        except Exception:
+            keyword = _keyword(tag)
+            if keyword not in _DISPENSABLE:
+                raise DamagedElementError(keyword) from None
+            del header[tag]
+            notices.append(f"{keyword} is damaged and is not used")
+    return tuple(notices)
+
+
+def _drop_unreadable(item: Dataset) -> None:
+    # A region's parts are looked at only through `number` and `get`, and may all be missing.
+    for tag in list(item.keys()):
+        try:
+            item[tag]
+        except Exception:
+            del item[tag]
+
+
+def _keyword(tag: int) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return keyword_for_tag(tag) or f"{tag:08x}"
 
 
 def read_calibration(header: Dataset) -> Calibration:

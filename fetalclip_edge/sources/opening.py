@@ -19,8 +19,9 @@ from fetalclip_edge.errors import InvalidImageTypeError, SourceError, SourceNotF
 from fetalclip_edge.sources._names import hide_credentials
 from fetalclip_edge.sources.arrays import ArraySource, IterableSource, ReaderSource
 from fetalclip_edge.sources.base import Source
-from fetalclip_edge.sources.camera import CameraSource, GStreamerSource
+from fetalclip_edge.sources.camera import CameraSource, CsiSource, GStreamerSource
 from fetalclip_edge.sources.dicom import DICOM_SUFFIXES, DicomSource, is_dicom
+from fetalclip_edge.sources.igtl import OpenIGTLinkSource
 from fetalclip_edge.sources.image_headers import image_kind
 from fetalclip_edge.sources.images import IMAGE_SUFFIXES, ImageSource, images_in, natural_order
 from fetalclip_edge.sources.video import VIDEO_SUFFIXES, VideoSource
@@ -28,8 +29,10 @@ from fetalclip_edge.sources.video import VIDEO_SUFFIXES, VideoSource
 __all__ = ["ACCEPTED", "open_source"]
 
 ACCEPTED = (
-    "a camera (0, /dev/video0, v4l2:///dev/video0), a GStreamer pipeline that ends in appsink, "
+    "a camera (0, /dev/video0, v4l2:///dev/video0; csi://0 on a Jetson), "
+    "a GStreamer pipeline that ends in appsink, "
     "a URL (rtsp, rtsps, rtmp, http, https, udp, tcp, srt), "
+    "an OpenIGTLink server (igtl://host:port/device), "
     f"a video file ({', '.join(VIDEO_SUFFIXES)}), a DICOM file, "
     f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder or a pattern (scan/*.png) of images, "
     "a uint8 array (H, W), (H, W, 3), (N, H, W) or (N, H, W, 3), an iterable of uint8 arrays, "
@@ -46,8 +49,9 @@ def open_source(source: object) -> Source:
     """Make the source that `source` names. Nothing is opened yet: `Source.open` does that.
 
     Args:
-        source: a `Source` is returned as it is. An int, digits, "/dev/video0" or a v4l2 URL is a
-            camera; a string with " ! " a GStreamer pipeline; a URL a live video. A path is a file
+        source: a `Source` is returned as it is. An int, digits, "/dev/video0", a v4l2 or
+            a csi URL is a camera; a string with " ! " a GStreamer pipeline; an igtl URL the
+            pictures of an OpenIGTLink server; another URL a live video. A path is a file
             (DICOM and images by content, videos by suffix), a folder of images in natural order,
             or a pattern such as "scan/*.png". Arrays are uint8, three channels are RGB; `(H, W, 3)`
             is one color picture. An iterable of arrays, or an object with `read()`, is asked for
@@ -100,6 +104,13 @@ def _from_url(url: str, scheme: str) -> Source:
         if device.isdecimal():
             return _camera(int(device))
         return CameraSource(f"/{device.lstrip('/')}")
+    if scheme == "csi":
+        sensor = url.partition("://")[2].rstrip("/")
+        if not sensor.isdecimal():
+            raise SourceError(f"{hide_credentials(url)}: a CSI camera has a number, as in csi://0")
+        return CsiSource(int(sensor))
+    if scheme == "igtl":
+        return OpenIGTLinkSource(url)
     raise SourceError(f"{hide_credentials(url)}: {scheme} is no kind of source; give {ACCEPTED}")
 
 

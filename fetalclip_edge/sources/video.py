@@ -47,9 +47,10 @@ class VideoSource(Source):
     presentation time as stored, and need not start at 0. Rotation metadata is applied.
 
     A picture that cannot be decoded, or that the decoder marks as damaged, is a `FrameError`; the
-    next is read. A file that was cut off gives what it holds, then a `SourceError` when the length
-    in its header says that more should come (MP4, MOV, MKV, WebM); AVI, MPEG-TS and raw streams
-    declare no such length, and end as if complete.
+    next is read, of a live stream the next that needs none before it. Pictures may change their
+    size in the middle. A file that was cut off gives what it holds, then a `SourceError` when the
+    length in its header says that more should come (MP4, MOV, MKV, WebM); AVI, MPEG-TS and raw
+    streams declare no such length, and end as if complete.
 
     Args:
         source: path of a file, or a URL that FFmpeg opens (rtsp, rtmp, http, https, udp, srt).
@@ -161,15 +162,19 @@ class VideoSource(Source):
         if not container.streams.video or container.streams.video[0].codec_context is None:
             container.close()
             raise SourceError(f"{self.name}: holds no video that this FFmpeg can decode")
+        stream = container.streams.video[0]
         # Frame threads decode several pictures ahead: right for a file, too late for a live one.
-        container.streams.video[0].thread_type = "SLICE" if self.live else "AUTO"
-        return _Decoding(container, whole=not self.live), container.close
+        stream.thread_type = "SLICE" if self.live else "AUTO"
+        if stream.codec_context.name == "mjpeg":
+            # Or the part of a picture that is missing is filled up, and nobody is told.
+            stream.codec_context.options = {"err_detect": "explode"}
+        return _Decoding(container, live=self.live), container.close
 
 
 class _Decoding:
     """An open container and how far it has been decoded."""
 
-    def __init__(self, container: Any, *, whole: bool) -> None:
+    def __init__(self, container: Any, *, live: bool) -> None:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate
         self.frame_rate = float(rate) if rate else None
@@ -178,7 +183,8 @@ class _Decoding:
         self._packets: Iterator[Any] = container.demux(stream)
         self._waiting: deque[Any] = deque()
         self._index = -1
-        self._declared_end_s = _declared_end_s(container, stream) if whole else None
+        self._declared_end_s = None if live else _declared_end_s(container, stream)
+        self._live, self._damaged = live, False
         self._end_s = 0.0
 
     def next_frame(self, name: str) -> Frame | None:
@@ -194,6 +200,7 @@ class _Decoding:
                 self._waiting.extend(packet.decode())
             except av.error.FFmpegError as error:
                 self._index += 1
+                self._damaged = True
                 raise FrameError(
                     f"{name}: frame {self._index} cannot be decoded: {_reason(error)}"
                 ) from None
@@ -201,7 +208,13 @@ class _Decoding:
         captured_ns = time.monotonic_ns()
         self._index += 1
         if picture.is_corrupt:
+            self._damaged = True
             raise FrameError(f"{name}: frame {self._index} is damaged")
+        # Those after it are made from it. A live stream sends a whole one before long, or is opened
+        # again and begins with one; in a recording there may be none, and little is better.
+        self._damaged = self._damaged and self._live and not picture.key_frame
+        if self._damaged:
+            raise FrameError(f"{name}: frame {self._index} follows a damaged one")
         image = _to_array(picture)
         pts_s = None if picture.pts is None else float(picture.pts * picture.time_base)
         color: ColorOrder = "gray" if image.ndim == 2 else "rgb"

@@ -9,8 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from fetalclip_edge.errors import FrameError, SourceError, SourceNotFoundError
-from fetalclip_edge.sources import CameraSource, GStreamerSource
+from fetalclip_edge.errors import (
+    FrameError,
+    SourceError,
+    SourceNotFoundError,
+    SourceTimeoutError,
+)
+from fetalclip_edge.sources import CameraSource, CsiSource, GStreamerSource
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5)
 COLOR = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
@@ -55,6 +60,11 @@ def test_color_grey_and_single_channel_pictures_are_told_apart():
         frames = [source.read() for _ in range(3)]
     assert [frame.color for frame in frames] == ["bgr", "gray", "gray"]
     assert np.array_equal(frames[2].image, GREY)
+
+
+def test_pictures_of_a_camera_may_change_their_size():
+    with camera(FakeCapture(COLOR, np.zeros((8, 10, 3), np.uint8), GREY)) as source:
+        assert [source.read().image.shape for _ in range(3)] == [(4, 5, 3), (8, 10, 3), (4, 5)]
 
 
 def test_a_camera_is_live_and_states_its_rate_and_asks_for_one_buffer():
@@ -147,6 +157,106 @@ def test_a_camera_without_permission_says_which_group_to_join(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SourceError, match="usermod -aG video"):
         CameraSource("/dev/null").open()
+
+
+class Hanging(FakeCapture):
+    """Opens, or not even that, and then hangs until it is told to go on."""
+
+    def __init__(self, *pictures):
+        super().__init__(*pictures)
+        self.go_on = threading.Event()
+
+    def grab(self):
+        assert self.go_on.wait(10)
+        return super().grab()
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "fetalclip" in thread.name]
+
+
+def test_a_camera_that_never_delivers_is_timed_out_and_released_when_it_comes_back():
+    capture = Hanging(COLOR)
+    source = CameraSource(0, make_capture=lambda device: capture, read_timeout_s=0.05)
+    source.open()
+    with pytest.raises(SourceTimeoutError, match=r"/dev/video0: no picture came for 0\.05 s"):
+        source.read()
+    again = source.renew()
+    source.close()
+    # Not opened a second time, however often it is tried, while the driver holds it
+    for _ in range(3):
+        with pytest.raises(SourceTimeoutError, match="driver has not come back"):
+            again.open()
+        again = again.renew()
+    assert (capture.released, len(threads())) == (0, 1)
+    capture.go_on.set()
+    again._lane._thread.join(10)
+    assert (capture.released, threads()) == (1, [])
+    capture.pictures = [GREY]
+    with again:
+        assert np.array_equal(again.read().image, GREY)
+
+
+def test_a_camera_that_hangs_while_it_opens_is_timed_out_and_released_later():
+    capture, go_on = FakeCapture(COLOR), threading.Event()
+
+    def make(device):
+        assert go_on.wait(10)
+        return capture
+
+    source = CameraSource(0, make_capture=make, open_timeout_s=0.05)
+    with pytest.raises(SourceTimeoutError, match=r"did not open within 0\.05 s"):
+        source.open()
+    go_on.set()
+    source._lane._thread.join(10)
+    assert (capture.released, threads()) == (1, [])
+
+
+def test_a_picture_that_came_too_late_is_not_given_later():
+    capture = Hanging(COLOR, GREY)
+    with CameraSource(0, make_capture=lambda device: capture, read_timeout_s=0.05) as source:
+        with pytest.raises(SourceTimeoutError):
+            source.read()
+        capture.go_on.set()
+        assert np.array_equal(source.read().image, GREY)
+
+
+def test_an_error_of_the_driver_while_decoding_is_a_frame_error():
+    class Garbled(FakeCapture):
+        def retrieve(self):
+            self.pictures.pop()
+            raise cv2.error("imdecode: not a JPEG")
+
+    with camera(Garbled(COLOR)) as source, pytest.raises(FrameError, match="frame 0 could not"):
+        source.read()
+
+
+def test_a_csi_camera_is_a_pipeline_of_nvidias_source_into_the_newest_picture():
+    given = []
+
+    def make(pipeline):
+        given.append(pipeline)
+        return FakeCapture(COLOR)
+
+    with CsiSource(1, make_capture=make) as source:
+        assert source.read().color == "bgr"
+        assert source.name == "csi://1"
+        assert source.renew().name == "csi://1"
+    assert given[0].startswith(
+        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM) ! nvvidconv"
+    )
+    assert given[0].endswith("format=BGR ! appsink drop=true max-buffers=1 sync=false")
+
+
+def test_a_csi_camera_that_does_not_start_says_how_to_try_it_alone():
+    with pytest.raises(SourceError, match=r"csi://0: .*sensor-id=0 ! fakesink.*nvargus-daemon"):
+        CsiSource(0, make_capture=lambda pipeline: FakeCapture(opens=False)).open()
+
+
+def test_a_csi_camera_without_gstreamer_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer: NO")
+    with pytest.raises(SourceError, match=r"csi://0: this OpenCV .* was built without GStreamer"):
+        CsiSource(0).open()
 
 
 PIPELINE = "rtspsrc location=rtsp://ada:lovelace@h/s user-pw='love ! lace' ! decodebin ! appsink"

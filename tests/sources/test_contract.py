@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,18 @@ from fetalclip_edge.results import Frame
 from fetalclip_edge.sources import (
     ArraySource,
     CameraSource,
+    CsiSource,
     DicomSource,
     GStreamerSource,
     ImageSource,
     IterableSource,
+    OpenIGTLinkSource,
     ReaderSource,
     Source,
     VideoSource,
 )
+
+from .igtl_server import packed, serving
 
 HEIGHT, WIDTH, NUMBER = 24, 32, 3
 PICTURES = np.random.default_rng(7).integers(0, 256, (NUMBER, HEIGHT, WIDTH, 3), np.uint8)
@@ -78,6 +82,7 @@ class Kit:
     folder: Path
     make_video: Callable[..., Path]
     make_dicom: Callable[..., Path]
+    igtl_address: str
 
     def images(self) -> Source:
         paths = [self.folder / f"{i}.png" for i in range(NUMBER)]
@@ -106,13 +111,23 @@ class Kit:
     def gstreamer(self) -> Source:
         return GStreamerSource("v4l2src ! appsink", make_capture=lambda pipeline: FakeCapture())
 
+    def csi(self) -> Source:
+        return CsiSource(0, make_capture=lambda pipeline: FakeCapture())
 
-KINDS = ["images", "video", "dicom", "array", "generator", "reader", "camera", "gstreamer"]
+    def igtl(self) -> Source:
+        return OpenIGTLinkSource(self.igtl_address)
+
+
+KINDS = [
+    *("images", "video", "dicom", "array", "generator", "reader"),
+    *("camera", "gstreamer", "csi", "igtl"),
+]
 
 
 @pytest.fixture(params=KINDS)
-def source(request, tmp_path, make_video, make_dicom) -> Source:
-    return getattr(Kit(tmp_path, make_video, make_dicom), request.param)()
+def source(request, tmp_path, make_video, make_dicom) -> Iterator[Source]:
+    with serving(*map(packed, PICTURES)) as address:
+        yield getattr(Kit(tmp_path, make_video, make_dicom, address), request.param)()
 
 
 def read_all(source: Source) -> list[Frame]:

@@ -145,8 +145,9 @@ def test_containers_without_a_declared_length_just_end(tmp_path, make_video, mov
     assert all(isinstance(error, FrameError) for error in errors)
 
 
+@pytest.mark.parametrize("kept", [0, 0.5, 0.95])
 def test_a_damaged_picture_is_a_frame_error_and_the_next_is_read(
-    tmp_path, make_video, moving_pictures
+    tmp_path, make_video, moving_pictures, kept
 ):
     path = make_video(tmp_path / "a.avi", moving_pictures(20), "mjpeg", "yuvj420p")
     data = bytearray(path.read_bytes())
@@ -154,7 +155,9 @@ def test_a_damaged_picture_is_a_frame_error_and_the_next_is_read(
     for _ in range(10):
         at = data.index(b"00dc", at + 4)
     size = int.from_bytes(data[at + 4 : at + 8], "little")
-    data[at + 8 : at + 8 + size] = bytes(size)
+    # The rest of it is gone: FFmpeg would fill it up with grey.
+    here = int(size * kept)
+    data[at + 8 + here : at + 8 + size] = b"\xff\xd9" * ((size - here + 1) // 2)
     path.write_bytes(data)
     with VideoSource(path) as source:
         frames, errors = read_on(source)
@@ -162,6 +165,51 @@ def test_a_damaged_picture_is_a_frame_error_and_the_next_is_read(
     assert len(errors) == 1
     assert "cannot be decoded" in str(errors[0])
     assert isinstance(errors[0], FrameError)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mjpeg"])
+def test_another_resolution_in_the_middle_is_read_on(tmp_path, make_video, moving_pictures, name):
+    codec = ("mjpeg", "yuvj420p") if name == "a.mjpeg" else ("libx264", "yuv420p")
+    parts = []
+    for number, (height, width) in enumerate([(48, 64), (96, 128), (48, 64)]):
+        pictures = moving_pictures(6, height, width)
+        parts.append(make_video(tmp_path / f"{number}{name}", pictures, *codec).read_bytes())
+    path = tmp_path / name
+    path.write_bytes(b"".join(parts))
+    with VideoSource(path) as source:
+        frames, errors = read_on(source)
+    assert errors == []
+    shapes = [frame.image.shape[:2] for frame in frames]
+    assert shapes == [(48, 64)] * 6 + [(96, 128)] * 6 + [(48, 64)] * 6
+    for frame, picture in zip(frames[6:12], moving_pictures(6, 96, 128), strict=True):
+        assert np.abs(frame.image.astype(int) - picture).mean() < 12
+
+
+def test_a_live_stream_goes_on_after_a_damaged_picture_with_one_that_needs_none_before_it(
+    tmp_path, moving_pictures
+):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        options = {"g": "5", "bf": "0", "x264-params": "scenecut=0"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for picture in moving_pictures(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        packet = bytes(list(container.demux(video=0))[7])
+    data = path.read_bytes()
+    assert data.count(packet) == 1
+    path.write_bytes(data.replace(packet, b"\xff" * len(packet)))
+    with VideoSource(path, live=True) as source:
+        frames, errors = read_on(source)
+    assert [frame.index for frame in frames] == [*range(7), *range(10, 20)]
+    words = ["cannot be decoded", "8 follows a damaged one", "9 follows a damaged one"]
+    assert all(word in str(error) for word, error in zip(words, errors, strict=True))
+    # And a recording gives what there is
+    with VideoSource(path) as source:
+        frames, errors = read_on(source)
+    assert [frame.index for frame in frames] == [*range(7), *range(8, 20)]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video at all" * 50, bytes(5000)])
