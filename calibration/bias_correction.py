@@ -21,13 +21,13 @@ from calibration.watching import tensors_of
 __all__ = ["fit_convolutions"]
 
 Floats = NDArray[np.float32]
-_LARGEST = 64
-"""Integer that a weight becomes: seven bits (see `calibration.onnxruntime_int8`)."""
 _KEPT = 8
 """Tensors that are kept for those after them; a residual stream reaches back three layers."""
 
 
-def fit_convolutions(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats) -> None:
+def fit_convolutions(
+    quantised: onnx.ModelProto, core: onnx.ModelProto, frames: Floats, largest: int
+) -> None:
     """Fit weights and biases of a Q/DQ graph in place, one convolution after another.
 
     Each sees what those before it, already fitted, make of the frames. Weights are rounded so that
@@ -35,10 +35,11 @@ def fit_convolutions(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: 
     the bias. Those of depthwise convolutions stay as they are.
 
     Args:
-        quantised: graph that ONNX Runtime's `quantize_static` made of `core`, whose convolutions
-            have the same names and read `DequantizeLinear`.
+        quantised: graph that ONNX Runtime's `quantize_static` or modelopt made of `core`, whose
+            convolutions have the same names and read `DequantizeLinear`.
         core: in float32.
         frames: its input on the calibration set, float32 `(N, 1, S, S)`.
+        largest: integer that a weight of any but a depthwise convolution becomes.
     """
     wanted = {node.name: node for node in core.graph.node if node.op_type == "Conv"}
     read = [node.input[0] for node in wanted.values()]
@@ -54,7 +55,7 @@ def fit_convolutions(quantised: onnx.ModelProto, core: onnx.ModelProto, frames: 
         maker, bias = made_by[node.input[1]], made_by.get(node.input[2])
         found, covariance = _input_moments(quantised, node, original, known)
         if covariance is not None:
-            _round_to(maker, original, covariance, constants)
+            _round_to(maker, original, covariance, largest, constants)
         weights = _dequantised(maker, constants)
         error = _mean_output(weights, found) - _mean_output(original, means[node.name])
         if bias is None:
@@ -72,11 +73,12 @@ def _round_to(
     maker: onnx.NodeProto,
     original: NDArray[np.float64],
     covariance: NDArray[np.float64],
+    largest: int,
     constants: dict[str, onnx.TensorProto],
 ) -> None:
     flat = original.reshape(len(original), -1)
     scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
-    integers = round_weights(flat, np.broadcast_to(scale, len(flat)), covariance, _LARGEST)
+    integers = round_weights(flat, np.broadcast_to(scale, len(flat)), covariance, largest)
     _put(constants, maker.input[0], integers.reshape(original.shape))
 
 

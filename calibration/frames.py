@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from training.datasets import Example, square
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["calibration_set", "demand_planes", "read_frames", "without_repeats"]
+__all__ = ["calibration_set", "demand_planes", "hash_of", "read_frames", "without_repeats"]
 
 
 def without_repeats(examples: Sequence[Example]) -> list[Example]:
@@ -72,3 +72,8 @@ def read_frames(
 ) -> NDArray[np.uint8]:
     """The frames as a graph sees them, by Pillow: uint8 `(N, 1, size, size)`."""
     return np.stack([square(e.open(), size, interpolation) for e in examples])[:, None]
+
+
+def hash_of(frames: NDArray[np.uint8]) -> str:
+    """Sha256 of a calibration set `(N, 1, S, S)`, by which it is known again."""
+    return hashlib.sha256(f"{frames.shape}".encode() + frames.tobytes()).hexdigest()

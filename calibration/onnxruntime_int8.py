@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
-from export.graph import OUTPUT, ancestors, dequantised_input, with_grey_levels
+from calibration.static import (
+    CORE_INPUT,
+    CORRECTED_ON,
+    EQUALISED_ON,
+    FrameReader,
+    demand_layers,
+    left_in_float32,
+    normalised,
+    quiet,
+)
+from export.graph import dequantised_input, with_grey_levels
 
 __all__ = ["quantise"]
 
-_CORE_INPUT = "normalised"
-_HEAD = ("GlobalAveragePool", "Flatten", "MatMul", "Gemm")
-"""Left in float32: hardly any of the work, and an embedding in 8 bits would jump from frame to
-frame (one grey level of one pixel moved its cosine three times as far)."""
+_LARGEST = 64
 
 
-_EQUALISED_ON = 128
-"""So many frames of the calibration set give the ranges of channels."""
-
-_CORRECTED_ON = 32
-"""So many give the mean errors."""
-
-
-class _Frames(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, frames: NDArray[np.float32]) -> None:
-        self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
-            {_CORE_INPUT: frame[None]} for frame in frames
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._batches, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime gives, through the root logger, to slim the graph."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-def _left_in_float32(graph: onnx.GraphProto) -> list[str]:
-    """Names of the head's nodes, and of those that work for the domain features alone."""
-    embeds = ancestors(graph, OUTPUT)
-    return [node.name for node in graph.node if node.op_type in _HEAD or node.name not in embeds]
-
-
-def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out: Path) -> None:
+def quantise(
+    core: Path,
+    frames: NDArray[np.uint8],
+    mean: float,
+    std: float,
+    out: Path,
+    in_float: Sequence[str] = (),
+) -> None:
     """Write the U8S8 graph of a float32 core.
 
     Pooling, projection and what the domain alone needs stay in float32. Where the mean is a whole
@@ -84,32 +55,37 @@ def quantise(core: Path, frames: NDArray[np.uint8], mean: float, std: float, out
         mean: grey level, in units of 0 to 1, that becomes zero.
         std: grey levels, in units of 0 to 1, that become one.
         out: where to write.
+        in_float: names of convolutions that stay in float32.
+
+    Raises:
+        UnsupportedGraphError: the graph has nothing to quantise, or no such convolution.
     """
     zero, unit = 255 * mean, 255 * std
     exact = abs(zero - round(zero)) < 1e-6 and 0 <= round(zero) <= 255
     overrides = {
-        _CORE_INPUT: [
+        CORE_INPUT: [
             {"scale": np.array(1 / unit, np.float32), "zero_point": np.array(round(zero), np.uint8)}
         ]
     }
-    normalised = (frames.astype(np.float32) - np.float32(zero)) / np.float32(unit)
-    equal = equalise(onnx.load(core), normalised[:_EQUALISED_ON])
-    with _quiet(), tempfile.TemporaryDirectory() as work:
+    plain, given = onnx.load(core), normalised(frames, mean, std)
+    demand_layers(plain.graph, in_float)
+    equal = equalise(plain, given[:EQUALISED_ON])
+    with quiet(), tempfile.TemporaryDirectory() as work:
         onnx.save(equal, Path(work) / "core.onnx")
         quantize_static(
             str(Path(work) / "core.onnx"),
             str(out),
-            _Frames(normalised),
+            FrameReader(given),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_left_in_float32(equal.graph),
+            nodes_to_exclude=[*left_in_float32(equal.graph), *in_float],
             extra_options={"TensorQuantOverrides": overrides} if exact else {},
         )
     quantised = onnx.load(out)
-    fit_convolutions(quantised, equal, normalised[:_CORRECTED_ON])
+    fit_convolutions(quantised, equal, given[:CORRECTED_ON], _LARGEST)
     model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
     onnx.save(model, out)

@@ -10,9 +10,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-__all__ = ["tensors_of"]
+__all__ = ["WITHOUT_INTEGER_KERNELS", "tensors_of"]
 
 Floats = NDArray[np.float32]
+
+WITHOUT_INTEGER_KERNELS = "session.disable_quant_qdq"
+"""ONNX Runtime's option that computes a Q/DQ graph in float32, as it is written.
+
+Its integer kernels add two products in 16 bits on processors with AVX2 but not VNNI. Eight bits of
+weights overflow there and are cut off without a word: a graph that is right on every GPU, with a
+cosine of 0.995, seems to have one of 0.82.
+"""
 
 
 def tensors_of(
@@ -48,6 +56,7 @@ def tensors_of(
     watched.graph.initializer.extend(c for c in model.graph.initializer if c.name in needed)
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(WITHOUT_INTEGER_KERNELS, "1")
     session = ort.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from benchmarks.timing import interleave
+from calibration.watching import WITHOUT_INTEGER_KERNELS
 from export.graph import INPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
@@ -27,11 +28,19 @@ Encoded = Mapping[str, NDArray[np.float32]]
 """Outputs of a graph by name, `(N, length)`."""
 
 
-def one_thread_session(path: Path) -> ort.InferenceSession:
-    """A graph in ONNX Runtime on one CPU thread."""
+def one_thread_session(path: Path, on_integers: bool = True) -> ort.InferenceSession:
+    """A graph in ONNX Runtime on one CPU thread.
+
+    Args:
+        path: of it.
+        on_integers: whether integer kernels may run what is between Q/DQ nodes; else it runs in
+            float32, as it is written (see `calibration.watching.WITHOUT_INTEGER_KERNELS`).
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if not on_integers:
+        options.add_session_config_entry(WITHOUT_INTEGER_KERNELS, "1")
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from calibration.bias_correction import fit_convolutions
-from calibration.onnxruntime_int8 import _Frames, _quiet
+from calibration.static import FrameReader, quiet
 from export.graph import export_core
 from training.models import ImageTower, ModelConfig
 
@@ -50,11 +50,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     core, plain = folder / "core.onnx", folder / "plain.onnx"
     export_core(tower.eval(), core)
     head = ("GlobalAveragePool", "Flatten", "MatMul")
-    with _quiet():
+    with quiet():
         quantize_static(
             str(core),
             str(plain),
-            _Frames(normalised(mostly_black(16, 0))),
+            FrameReader(normalised(mostly_black(16, 0))),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -68,7 +68,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_corrected_embeddings_are_nearer_to_those_in_float32(graphs: tuple[Path, Path]) -> None:
     core, plain = (onnx.load(path) for path in graphs)
     corrected = onnx.load(graphs[1])
-    fit_convolutions(corrected, core, normalised(mostly_black(16, 0)))
+    fit_convolutions(corrected, core, normalised(mostly_black(16, 0)), 64)
     unseen = mostly_black(16, 1)
     expected = run(core, "embedding", unseen)
     before, after = (
@@ -81,7 +81,7 @@ def test_channels_of_the_last_map_keep_their_mean(graphs: tuple[Path, Path]) -> 
     core, plain = (onnx.load(path) for path in graphs)
     corrected = onnx.load(graphs[1])
     pictures = mostly_black(16, 0)
-    fit_convolutions(corrected, core, normalised(pictures))
+    fit_convolutions(corrected, core, normalised(pictures), 64)
     pooled = next(n for n in core.graph.node if n.op_type == "GlobalAveragePool")
     expected = run(core, pooled.input[0], pictures).mean(axis=(0, 2, 3))
     read = next(n for n in plain.graph.node if n.op_type == "GlobalAveragePool").input[0]
@@ -95,7 +95,7 @@ def test_channels_of_the_last_map_keep_their_mean(graphs: tuple[Path, Path]) -> 
 def test_only_weights_and_biases_change(graphs: tuple[Path, Path]) -> None:
     core, plain = (onnx.load(path) for path in graphs)
     corrected = onnx.load(graphs[1])
-    fit_convolutions(corrected, core, normalised(mostly_black(4, 0)))
+    fit_convolutions(corrected, core, normalised(mostly_black(4, 0)), 64)
     before, after = (
         {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
         for model in (plain, corrected)
@@ -123,6 +123,6 @@ def test_a_bias_in_float_is_corrected_as_well(graphs: tuple[Path, Path]) -> None
     unseen = mostly_black(8, 1)
     expected = run(core, "embedding", unseen)
     before = 1 - (run(plain, "embedding", unseen) * expected).sum(axis=1)
-    fit_convolutions(plain, core, normalised(mostly_black(8, 0)))
+    fit_convolutions(plain, core, normalised(mostly_black(8, 0)), 64)
     after = 1 - (run(plain, "embedding", unseen) * expected).sum(axis=1)
     assert after.mean() < 0.5 * before.mean()

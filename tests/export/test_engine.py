@@ -22,7 +22,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import training.torchvision_ops  # noqa: F401  (before open_clip)
-from calibration.onnxruntime_int8 import _quiet
+from calibration.static import quiet
 from export.engine import CAPABILITIES, app, compile_for
 from export.graph import export_core, with_grey_levels
 from fetalclip_edge.bundle import ModelBundle
@@ -82,7 +82,7 @@ def in_three_precisions(core: Path, size: int, name: str) -> dict[str, Path]:
     """A float32 core with grey levels in front, as it is, in FP16, and in INT8 with Q/DQ."""
     quantised = core.with_name("quantised.onnx")
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-    with _quiet():
+    with quiet():
         quantize_static(
             str(core),
             str(quantised),

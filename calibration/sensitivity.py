@@ -1,0 +1,103 @@
+"""Which layers lose the most in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from calibration.symmetric_int8 import Placed
+from calibration.watching import tensors_of
+from export.graph import OUTPUT
+
+__all__ = ["Sensitivity", "alone", "quantised_layers", "rank_layers"]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What rounding one layer costs.
+
+    Attributes:
+        layer: name of its convolution.
+        loss: 1 less the mean cosine with FP32 when this layer alone is in INT8.
+    """
+
+    layer: str
+    loss: float
+
+
+def quantised_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions whose weights are dequantised, in the order of the graph."""
+    dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in dequantised
+    ]
+
+
+def alone(placed: Placed, layer: str) -> onnx.ModelProto:
+    """The graph in float32 but for the input and the weights of one convolution.
+
+    What else reads that input, such as the sum of a residual stream, reads it rounded too.
+
+    Raises:
+        ValueError: there is no such quantised convolution.
+    """
+    if layer not in quantised_layers(placed.model):
+        raise ValueError(f"the graph has no quantised convolution {layer!r}")
+    model = onnx.ModelProto()
+    model.CopyFrom(placed.model)
+    graph = model.graph
+    plain = {c.name: c for c in placed.core.graph.initializer}
+    originals = {node.name: node for node in placed.core.graph.node}
+    made_by = {name: node for node in graph.node for name in node.output}
+    [kept] = [node for node in graph.node if node.name == layer]
+    unrounded = {}
+    for node in graph.node:
+        before = made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if before is not None and node.output[0] != kept.input[0]:
+            unrounded[node.output[0]] = before.input[0]
+    for node in graph.node:
+        node.input[:] = [unrounded.get(name, name) for name in node.input]
+        if node.op_type == "Conv" and node.name != layer and node.input[1] in made_by:
+            values = numpy_helper.to_array(plain[originals[node.name].input[1]])
+            name = f"{node.name} in float"
+            graph.initializer.append(numpy_helper.from_array(values, name))
+            node.input[1] = name
+    return model
+
+
+def rank_layers(
+    placed: Placed, frames: Floats, step: Callable[[], object] = lambda: None
+) -> list[Sensitivity]:
+    """Quantise one layer after another alone, and see how far the answers go from FP32's.
+
+    Weights are rounded each to its nearest step, before they are fitted to one another.
+
+    Args:
+        placed: made by `calibration.symmetric_int8.place_quantisers`.
+        frames: of validation patients, normalised, float32 `(N, 1, S, S)`.
+        step: called after each layer.
+
+    Returns:
+        All layers, the one that costs most first.
+    """
+    expected = _embeddings(placed.core, frames)
+    found = []
+    for layer in quantised_layers(placed.model):
+        cosines = (_embeddings(alone(placed, layer), frames) * expected).sum(axis=1)
+        found.append(Sensitivity(layer, float(1 - cosines.mean())))
+        step()
+    return sorted(found, key=lambda each: -each.loss)
+
+
+def _embeddings(model: onnx.ModelProto, frames: Floats) -> Floats:
+    given = {model.graph.input[0].name: frames}
+    return np.concatenate([found for [found] in tensors_of(model, [OUTPUT], given)])

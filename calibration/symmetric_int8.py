@@ -1,0 +1,239 @@
+"""INT8 for TensorRT, TensorRT-RTX and OpenVINO: symmetric Q/DQ around the convolutions.
+
+Activations and weights are int8 with a zero point of 0, the only one that TensorRT knows; weights
+have one scale a channel, and eight bits, for no kernel of these runtimes adds products in 16. What
+a convolution writes is not rounded before its activation has cut it off, nor before it is added to
+a residual stream, so that a compiler can fuse all of it. Biases and the rest stay in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from calibration.bias_correction import fit_convolutions
+from calibration.equalisation import equalise
+from calibration.static import (
+    CORE_INPUT,
+    CORRECTED_ON,
+    EQUALISED_ON,
+    FrameReader,
+    demand_layers,
+    left_in_float32,
+    normalised,
+    quiet,
+)
+from export.graph import with_grey_levels
+
+__all__ = ["METHODS", "Placed", "place_quantisers", "quantise_symmetric", "write_symmetric"]
+
+METHODS = ("onnxruntime", "modelopt-max", "modelopt-entropy")
+"""How ranges are found: by ONNX Runtime, or by NVIDIA's modelopt in two ways."""
+
+_LARGEST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A graph whose quantisers have their ranges, its weights each rounded to its nearest step.
+
+    Attributes:
+        model: Q/DQ graph from normalised float32.
+        core: the same in float32, with convolutions of the same names.
+    """
+
+    model: onnx.ModelProto
+    core: onnx.ModelProto
+
+
+def quantise_symmetric(
+    core: Path,
+    frames: NDArray[np.uint8],
+    mean: float,
+    std: float,
+    out: Path,
+    method: str = "onnxruntime",
+    in_float: Sequence[str] = (),
+) -> None:
+    """Write the symmetric Q/DQ graph of a float32 core, its weights fitted to real frames.
+
+    Args:
+        core: graph written by `export.graph.export_core`.
+        frames: calibration set, uint8 `(N, 1, S, S)`, as the preprocessing makes them.
+        mean: grey level, in units of 0 to 1, that becomes zero.
+        std: grey levels, in units of 0 to 1, that become one.
+        out: where to write.
+        method: one of `METHODS`.
+        in_float: names of convolutions that stay in float32.
+
+    Raises:
+        ValueError: the method is unknown, or the graph has nothing to quantise.
+        RuntimeError: the method needs modelopt, which is not installed.
+    """
+    given = normalised(frames, mean, std)
+    placed = place_quantisers(onnx.load(core), given, 255 * std, method, in_float)
+    write_symmetric(placed, given, mean, std, out)
+
+
+def place_quantisers(
+    core: onnx.ModelProto,
+    frames: NDArray[np.float32],
+    unit: float,
+    method: str = "onnxruntime",
+    in_float: Sequence[str] = (),
+) -> Placed:
+    """Equalise a float32 core and give its convolutions quantisers.
+
+    Args:
+        core: graph written by `export.graph.export_core`.
+        frames: calibration set, normalised, float32 `(N, 1, S, S)`.
+        unit: grey levels that become one.
+        method: one of `METHODS`.
+        in_float: names of convolutions that stay in float32.
+
+    Raises:
+        ValueError: the method is unknown, or the graph has nothing to quantise.
+        RuntimeError: the method needs modelopt, which is not installed.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    demand_layers(core.graph, in_float)
+    equal = equalise(core, frames[:EQUALISED_ON])
+    apart = [*left_in_float32(equal.graph), *in_float]
+    with tempfile.TemporaryDirectory() as work:
+        path, out = Path(work) / "core.onnx", Path(work) / "placed.onnx"
+        onnx.save(equal, path)
+        if method == "onnxruntime":
+            _with_onnxruntime(path, frames, apart, out)
+        else:
+            _with_modelopt(path, frames, apart, method.partition("-")[2], out)
+        model = onnx.load(out)
+    _store_integers(model)
+    _keep_grey_levels(model, frames, unit)
+    return Placed(model, equal)
+
+
+def write_symmetric(
+    placed: Placed, frames: NDArray[np.float32], mean: float, std: float, out: Path
+) -> None:
+    """Fit weights and biases to what they see, and write the graph that takes uint8.
+
+    Args:
+        placed: made by `place_quantisers`; its model is changed.
+        frames: calibration set, normalised, float32 `(N, 1, S, S)`.
+        mean: grey level, in units of 0 to 1, that becomes zero.
+        std: grey levels, in units of 0 to 1, that become one.
+        out: where to write.
+    """
+    fit_convolutions(placed.model, placed.core, frames[:CORRECTED_ON], _LARGEST)
+    onnx.save(with_grey_levels(placed.model, mean, std), out)
+
+
+def _with_onnxruntime(
+    core: Path, frames: NDArray[np.float32], apart: Sequence[str], out: Path
+) -> None:
+    with quiet():
+        quantize_static(
+            str(core),
+            str(out),
+            FrameReader(frames),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=list(apart),
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,  # TensorRT takes no int32
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+            },
+        )
+
+
+def _with_modelopt(
+    core: Path, frames: NDArray[np.float32], apart: Sequence[str], ranges: str, out: Path
+) -> None:
+    with _silent():
+        try:
+            from modelopt.onnx.quantization import quantize
+        except ImportError as error:
+            raise RuntimeError(
+                f'this method needs NVIDIA\'s modelopt: pip install "fetalclip-edge[export]" '
+                f"({error})"
+            ) from error
+        quantize(
+            str(core),
+            quantize_mode="int8",
+            calibration_data={CORE_INPUT: frames},
+            calibration_method=ranges,
+            calibration_eps=["cpu"],
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[f"{re.escape(name)}$" for name in apart],
+            high_precision_dtype="fp32",
+            output_path=str(out),
+            log_level="ERROR",
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without modelopt's warnings and bars; its errors are raised all the same."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _store_integers(model: onnx.ModelProto) -> None:
+    """Quantise constants now: modelopt's files hold four bytes a weight, and how to make one."""
+    graph = model.graph
+    constants = {c.name: c for c in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
+        if node.input[0] not in constants:
+            continue
+        weights, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+        steps = np.round(weights / scale.reshape(-1, *[1] * (weights.ndim - 1)))
+        integers = np.clip(steps, -_LARGEST, _LARGEST).astype(np.int8)
+        constants[node.input[0]].CopyFrom(numpy_helper.from_array(integers, node.output[0]))
+        graph.node.remove(node)
+    onnx.checker.check_model(model)
+
+
+def _keep_grey_levels(model: onnx.ModelProto, frames: NDArray[np.float32], unit: float) -> None:
+    """Give the input steps of one grey level where that reaches as far as the frames do.
+
+    Where the mean is a whole grey level, all of them are then integers; from the mean of 127 pure
+    white is one step too far, and becomes the level before it.
+    """
+    if np.abs(frames).max() * unit > _LARGEST + 1.001:
+        return
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] == CORE_INPUT:
+            [scale] = [c for c in model.graph.initializer if c.name == node.input[1]]
+            one = np.asarray(1 / unit, np.float32)
+            scale.CopyFrom(numpy_helper.from_array(one, scale.name))
