@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
@@ -17,6 +17,7 @@ from fetalclip_edge.mailbox import Mailbox, Policy, Silence
 from fetalclip_edge.model import Model, check_pixel_size, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence
+from fetalclip_edge.sinks.base import Sink, Sinks, SinkStats
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
 from fetalclip_edge.sources import Source, open_source
 
@@ -42,6 +43,7 @@ class StreamStats:
         seconds: time since the first frame was asked for.
         results_per_second: results delivered per second.
         latency_ms: stage -> percentiles in milliseconds, over the results delivered.
+        sinks: name -> what each of the stream's sinks has written and lost.
     """
 
     frames: int
@@ -52,6 +54,7 @@ class StreamStats:
     seconds: float
     results_per_second: float
     latency_ms: dict[str, Latency]
+    sinks: dict[str, SinkStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Stream:
         model: Model,
         policy: Policy,
         options: StreamOptions = StreamOptions(),
+        sinks: Iterable[Sink] = (),
     ) -> None:
         self.source, self.model, self.policy = source, model, policy
         self._options = options
@@ -126,8 +130,9 @@ class Stream:
             play=policy == "latest" and not source.live,
             backoff=options.reconnect,
         )
+        self._sinks = Sinks(sinks)
         # For a stream that is dropped without `close`.
-        self._stop = weakref.finalize(self, self._capture.stop)
+        self._stop = weakref.finalize(self, _let_go, self._capture, self._sinks)
         self._recorder = LatencyRecorder()
         self._begin_epoch(0)
         self._state: StreamState | None = None
@@ -175,13 +180,13 @@ class Stream:
         return result
 
     def close(self) -> None:
-        """Stop the capture thread and let go of the source. Safe to call twice."""
+        """Stop the capture thread, let go of the source, close the sinks. Safe to call twice."""
         if self._started_ns is not None and self._ended_ns is None:
             self._ended_ns = time.monotonic_ns()
         # Not by the finalizer, whose second call returns at once: whoever closes waits for the
         # thread, also while another is closing.
         self._stop.detach()
-        self._capture.stop()
+        _let_go(self._capture, self._sinks)
 
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""
@@ -198,6 +203,7 @@ class Stream:
             seconds=seconds,
             results_per_second=self._results / seconds if seconds else 0.0,
             latency_ms=self._recorder.summary(),
+            sinks=self._sinks.stats(),
         )
 
     def _start(self) -> None:
@@ -205,6 +211,7 @@ class Stream:
             self._started_ns = time.monotonic_ns()
             try:
                 self._capture.start()
+                self._sinks.start()
             except BaseException:
                 self.close()
                 raise
@@ -227,6 +234,7 @@ class Stream:
                 self._begin_epoch(taken.epoch)
             result = self._answer(taken)
         self._results += 1
+        self._sinks.offer(result, taken if isinstance(taken, Frame) else None)
         previous, self._state = self._state, result.state
         if previous != result.state and self._options.on_state is not None:
             self._options.on_state(StateChange(previous, result))
@@ -263,6 +271,14 @@ class Stream:
         )
 
 
+def _let_go(capture: Capture, sinks: Sinks) -> None:
+    # The source first: what it still gave is then on its way to the sinks.
+    try:
+        capture.stop()
+    finally:
+        sinks.close()
+
+
 def stream(
     source: object,
     *,
@@ -274,6 +290,7 @@ def stream(
     max_staleness: float = 1.0,
     reconnect: Backoff | None = Backoff(),  # noqa: B008 - frozen
     on_state: Callable[[StateChange], object] | None = None,
+    sinks: Iterable[Sink] = (),
 ) -> Stream:
     """Stream results from a camera, a recording or anything else that gives frames.
 
@@ -299,6 +316,9 @@ def stream(
         on_state: called with a `StateChange` at the beginning and whenever the state changes, by
             the thread that asks for results and before it gets the one in question. What it raises
             ends the stream.
+        sinks: get every result with its picture, each in a thread of its own. One that is slow or
+            fails never slows or stops the stream; what it lost is counted in `stats().sinks`.
+            They are closed with the stream.
 
     Raises:
         SourceNotFoundError: the source does not exist.
@@ -327,4 +347,5 @@ def stream(
         load() if model is None else model,
         policy or ("latest" if opened.live else "all"),
         options,
+        sinks,
     )
