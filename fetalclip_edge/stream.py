@@ -2,100 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
+from fetalclip_edge.aio import Helper, HelperEndedError
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
 from fetalclip_edge.geometry import Geometry
-from fetalclip_edge.latency import Latency, LatencyRecorder
+from fetalclip_edge.latency import LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
-from fetalclip_edge.model import Model, check_pixel_size, check_region, load
+from fetalclip_edge.model import Model, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence, no_answer
+from fetalclip_edge.sinks.base import Sink, Sinks
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
 from fetalclip_edge.sources import Source, open_source
+from fetalclip_edge.stream_data import StateChange, StreamOptions, StreamStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["StateChange", "Stream", "StreamOptions", "StreamStats", "stream"]
 
-_LONGEST_SMOOTHING_S = 10.0
-_SHORTEST_STALENESS_S, _LONGEST_STALENESS_S = 0.05, 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """What a stream has done so far.
-
-    Attributes:
-        frames: frames read from the source.
-        results: results delivered.
-        dropped: frames dropped because a newer one came before they were taken.
-        unreadable: frames that the source could not read.
-        reconnects: how often the source was lost and opened again.
-        seconds: time since the first frame was asked for.
-        results_per_second: results delivered per second.
-        latency_ms: stage -> percentiles in milliseconds, over the results delivered.
-    """
-
-    frames: int
-    results: int
-    dropped: int
-    unreadable: int
-    reconnects: int
-    seconds: float
-    results_per_second: float
-    latency_ms: dict[str, Latency]
-
-
-@dataclass(frozen=True, slots=True)
-class StateChange:
-    """A stream's state has changed.
-
-    Attributes:
-        previous: the state before, or None at the beginning.
-        result: the first result in the new state.
-    """
-
-    previous: StreamState | None
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How a stream works; see `fetalclip_edge.stream`.
-
-    Raises:
-        ValueError: a value is out of range.
-        TypeError: one is of a wrong type.
-    """
-
-    region: Region | None = None
-    pixel_size_mm: float | None = None
-    smoothing_s: float = DEFAULT_SPAN_S
-    max_staleness: float = 1.0
-    reconnect: Backoff | None = Backoff()  # noqa: RUF009 - frozen
-    on_state: Callable[[StateChange], object] | None = None
-
-    def __post_init__(self) -> None:
-        check_pixel_size(self.pixel_size_mm)
-        for name, low, high in (
-            ("smoothing_s", 0.0, _LONGEST_SMOOTHING_S),
-            ("max_staleness", _SHORTEST_STALENESS_S, _LONGEST_STALENESS_S),
-        ):
-            if not low <= (value := getattr(self, name)) <= high:
-                raise ValueError(f"{name} must be {low:g} to {high:g} seconds, not {value!r}")
-        if not isinstance(self.reconnect, Backoff | None):
-            raise TypeError(f"reconnect must be a Backoff or None, not {self.reconnect!r}")
-        if not (self.on_state is None or callable(self.on_state)):
-            raise TypeError(f"on_state must be callable, not {self.on_state!r}")
+_JOIN_SECONDS = 5.0
+"""For an answer that an event loop has asked for and no longer wants."""
 
 
 class Stream:
@@ -105,10 +43,14 @@ class Stream:
     whatever reason, stops the capture thread and lets go of the device. Without a `with` block
     the first `next()` opens the source, and the end of the source, or `close()`, ends it.
 
+    In an event loop, `async with` and `async for` do the same; waiting and answering then happen
+    in one thread of the stream's own, which is also the one that calls `on_state`.
+
     Attributes:
         source: where the frames come from.
         model: what answers.
         policy: "latest" or "all".
+        frame: the picture of the result given last; None where none came, and after the end.
     """
 
     def __init__(
@@ -116,26 +58,30 @@ class Stream:
         source: Source,
         model: Model,
         policy: Policy,
-        options: StreamOptions = StreamOptions(),
+        options: StreamOptions = StreamOptions(),  # noqa: B008 - frozen
+        sinks: Iterable[Sink] = (),
     ) -> None:
         self.source, self.model, self.policy = source, model, policy
         self._options = options
         self._mailbox = Mailbox(policy)
-        self._capture = Capture(
-            source,
-            self._mailbox,
-            play=policy == "latest" and not source.live,
-            backoff=options.reconnect,
-        )
+        played = policy == "latest" and not source.live
+        self._capture = Capture(source, self._mailbox, play=played, backoff=options.reconnect)
+        # A model of the user's own may have no turns.
+        self._turns = getattr(model, "turns", None) or nullcontext()
+        self._sinks = Sinks(sinks)
+        self._helper: Helper[Result | None] = Helper(f"fetalclip-edge async {source.name}")
         # For a stream that is dropped without `close`.
-        self._stop = weakref.finalize(self, self._capture.stop)
+        self._stop = weakref.finalize(self, _let_go, self._capture, self._helper, self._sinks)
         self._recorder = LatencyRecorder()
         self._geometry = Geometry(
             options.region, options.pixel_size_mm, film=not source.still_pictures
         )
         self._begin_epoch(0)
         self._state: StreamState | None = None
-        self._results = 0
+        self.frame: Frame | None = None
+        # A recording that is read as fast as it is answered has no frame time to keep to.
+        self._by_the_clock = source.live or played
+        self._results = self._misses = 0
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
 
@@ -150,6 +96,42 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._start)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Result]:
+        return self
+
+    async def __anext__(self) -> Result:
+        """As `__next__`, without holding the event loop up.
+
+        Cancelling loses nothing: the result that was waited for is then the next one's.
+
+        Raises:
+            StopAsyncIteration: the source has ended, or the stream was closed.
+            RuntimeError: another task is waiting for a result of this stream.
+        """
+        try:
+            result = await self._helper.call(lambda: next(self, None))
+        except HelperEndedError:
+            result = None
+        if result is None:
+            raise StopAsyncIteration
+        return result
 
     def __iter__(self) -> Iterator[Result]:
         return self
@@ -168,8 +150,12 @@ class Stream:
         """
         self._start()
         try:
-            taken = self._mailbox.take(self._options.max_staleness if self.source.live else None)
-            result = None if taken is None else self._deliver(taken)
+            self._mailbox.wait(self._options.max_staleness if self.source.live else None)
+            with self._turns:
+                # Taken in turn and not before: the frame that waits meanwhile is the newest.
+                taken = self._mailbox.take(0)
+                answer = self._analyze(taken) if isinstance(taken, Frame) else taken
+            result = None if answer is None else self._deliver(answer)
         except BaseException:
             self.close()
             raise
@@ -179,13 +165,19 @@ class Stream:
         return result
 
     def close(self) -> None:
-        """Stop the capture thread and let go of the source. Safe to call twice."""
+        """Stop the capture thread, let go of the source, close the sinks. Safe to call twice."""
         if self._started_ns is not None and self._ended_ns is None:
             self._ended_ns = time.monotonic_ns()
         # Not by the finalizer, whose second call returns at once: whoever closes waits for the
         # thread, also while another is closing.
         self._stop.detach()
-        self._capture.stop()
+        _let_go(self._capture, self._helper, self._sinks)
+        self.frame = None
+
+    async def aclose(self) -> None:
+        """As `close`, without holding the event loop up."""
+        self._mailbox.close()  # at once, so that nothing is waited for
+        await asyncio.shield(asyncio.to_thread(self.close))
 
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""
@@ -202,13 +194,26 @@ class Stream:
             seconds=seconds,
             results_per_second=self._results / seconds if seconds else 0.0,
             latency_ms=self._recorder.summary(),
+            deadline_ms=self._deadline_ms,
+            deadline_misses=self._misses,
+            sinks=self._sinks.stats(),
         )
+
+    @property
+    def _deadline_ms(self) -> float | None:
+        if self._options.deadline_ms is not None:
+            return self._options.deadline_ms
+        rate = self.source.frame_rate
+        if not self._by_the_clock or rate is None or not 0 < rate < math.inf:
+            return None
+        return 1000 / rate
 
     def _start(self) -> None:
         if self._started_ns is None and self._stop.alive:
             self._started_ns = time.monotonic_ns()
             try:
                 self._capture.start()
+                self._sinks.start()
             except BaseException:
                 self.close()
                 raise
@@ -221,49 +226,62 @@ class Stream:
         if self._options.smoothing_s > 0 and not self.source.still_pictures:
             self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
 
-    def _deliver(self, taken: Frame | Silence) -> Result:
-        if isinstance(taken, Silence):
+    def _deliver(self, answer: _Answer | Silence) -> Result:
+        if isinstance(answer, Silence):
             self._begin_epoch(self._epoch)
-            silent = answer_to_silence(taken, self.source.name, self._options.max_staleness)
+            silent = answer_to_silence(answer, self.source.name, self._options.max_staleness)
             result = replace(silent, dropped=self._mailbox.dropped, epoch=self._epoch)
+            frame = None
         else:
-            if taken.epoch != self._epoch:
-                self._begin_epoch(taken.epoch)
-            result = self._answer(taken)
+            if answer.frame.epoch != self._epoch or answer.resized:
+                self._begin_epoch(answer.frame.epoch)
+            result = self._interpret(answer)
+            frame = answer.frame
+        self.frame = frame
         self._results += 1
+        self._sinks.offer(result, frame)
         previous, self._state = self._state, result.state
         if previous != result.state and self._options.on_state is not None:
             self._options.on_state(StateChange(previous, result))
         return result
 
-    def _answer(self, frame: Frame) -> Result:
+    def _analyze(self, frame: Frame) -> _Answer:
         taken_ns = time.monotonic_ns()
         frame, misfit = self._geometry.fit(frame)
-        if self._geometry.changed:
-            self._begin_epoch(self._epoch)
-        if misfit is not None:
+        if misfit is None:
+            result = self.model.analyze_frame(frame)
+        else:
+            result = no_answer(StreamState.NO_SIGNAL, misfit, frame.source)
+        return _Answer(
+            frame, taken_ns, result, time.monotonic_ns(), self._geometry.changed, misfit is not None
+        )
+
+    def _interpret(self, answer: _Answer) -> Result:
+        frame, result = answer.frame, answer.result
+        if answer.misfit:
             return replace(
-                no_answer(StreamState.NO_SIGNAL, misfit, frame.source),
+                result,
                 frame_index=frame.index,
                 pts_s=frame.pts_s,
                 dropped=self._mailbox.dropped,
                 epoch=self._epoch,
             )
-        result = self.model.analyze_frame(frame)
-        answered_ns = time.monotonic_ns()
         if self._smoother is not None:
             result = self._smoother.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()
+        whole_ms = (done_ns - frame.captured_ns) / 1e6
         timing = replace(
             result.timing,
-            interpret_ms=result.timing.interpret_ms + (done_ns - answered_ns) / 1e6,
+            interpret_ms=result.timing.interpret_ms + (done_ns - answer.answered_ns) / 1e6,
             grab_ms=frame.grab_ms,
-            queue_ms=(taken_ns - frame.captured_ns) / 1e6,
-            capture_to_result_ms=(done_ns - frame.captured_ns) / 1e6,
+            queue_ms=(answer.taken_ns - frame.captured_ns) / 1e6,
+            capture_to_result_ms=whole_ms,
         )
         self._recorder.add(timing)
+        if (deadline_ms := self._deadline_ms) is not None:
+            self._misses += whole_ms > deadline_ms
         return replace(
             result,
             state=state,
@@ -271,6 +289,36 @@ class Stream:
             dropped=self._mailbox.dropped,
             epoch=self._epoch,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the model says of a frame, and when the frame was taken and answered.
+
+    Attributes:
+        frame: with the region and the pixel size that hold for it.
+        taken_ns, answered_ns: of `time.monotonic_ns()`.
+        result: the answer, or why there is none.
+        resized: whether the frame is of another size than the one before.
+        misfit: whether nobody asked the model, since the region does not hold for the frame.
+    """
+
+    frame: Frame
+    taken_ns: int
+    result: Result
+    answered_ns: int
+    resized: bool
+    misfit: bool
+
+
+def _let_go(capture: Capture, helper: Helper[Result | None], sinks: Sinks) -> None:
+    # The sinks last: what the source still gave is then on its way to them.
+    helper.end()
+    try:
+        capture.stop()
+        helper.join(_JOIN_SECONDS)
+    finally:
+        sinks.close()
 
 
 def stream(
@@ -284,6 +332,8 @@ def stream(
     max_staleness: float = 1.0,
     reconnect: Backoff | None = Backoff(),  # noqa: B008 - frozen
     on_state: Callable[[StateChange], object] | None = None,
+    deadline_ms: float | None = None,
+    sinks: Iterable[Sink] = (),
 ) -> Stream:
     """Stream results from a camera, a recording or anything else that gives frames.
 
@@ -311,6 +361,12 @@ def stream(
         on_state: called with a `StateChange` at the beginning and whenever the state changes, by
             the thread that asks for results and before it gets the one in question. What it raises
             ends the stream.
+        deadline_ms: results that come later than so many milliseconds after the capture of their
+            frame are counted in `stats().deadline_misses`. None takes one frame time of a live
+            source, or of a recording played as one, where it says its rate.
+        sinks: get every result with its picture, each in a thread of its own. One that is slow or
+            fails never slows or stops the stream; what it lost is counted in `stats().sinks`.
+            They are closed with the stream.
 
     Raises:
         SourceNotFoundError: the source does not exist.
@@ -329,7 +385,13 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     options = StreamOptions(
-        check_region(region), pixel_size_mm, smoothing_s, max_staleness, reconnect, on_state
+        region=check_region(region),
+        pixel_size_mm=pixel_size_mm,
+        smoothing_s=smoothing_s,
+        max_staleness=max_staleness,
+        reconnect=reconnect,
+        on_state=on_state,
+        deadline_ms=deadline_ms,
     )
     if model is not None and not callable(getattr(model, "analyze_frame", None)):
         raise TypeError(f"model must come from fetalclip_edge.load, not be {model!r}")
@@ -339,4 +401,5 @@ def stream(
         load() if model is None else model,
         policy or ("latest" if opened.live else "all"),
         options,
+        sinks,
     )
