@@ -80,6 +80,11 @@ class Mailbox:
             self._lost, self._lost_is_news = reason, True
             self._changed.notify_all()
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until `take` has something to tell, but no longer than `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(self._has_news, timeout)
+
     def take(self, timeout: float | None = None) -> Frame | Silence | None:
         """Wait for the next frame.
 

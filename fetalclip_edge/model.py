@@ -21,6 +21,7 @@ from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamStat
 from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import is_flat
+from fetalclip_edge.turns import Turns, turns_at_once
 
 __all__ = ["Model", "load"]
 
@@ -37,15 +38,17 @@ class Model:
         bundle: what was loaded.
         backend: what runs it.
         preprocessor: makes the backend's input.
+        turns: of the streams that share it; as many at once as `at_once` says.
     """
 
-    def __init__(self, bundle: ModelBundle, backend: Backend) -> None:
+    def __init__(self, bundle: ModelBundle, backend: Backend, *, at_once: int = 1) -> None:
         self.bundle = bundle
         self.backend = backend
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
         self._check_outputs()
+        self.turns = Turns(at_once)
         self._buffers = threading.local()
 
     def analyze(
@@ -200,7 +203,8 @@ def load(
         'int8'
     """
     checked = ModelBundle.load(bundle)
-    return Model(checked, load_backend(checked, backend, threads, precision))
+    loaded = load_backend(checked, backend, threads, precision)
+    return Model(checked, loaded, at_once=turns_at_once(threads))
 
 
 def check_pixel_size(pixel_size_mm: float | None) -> None:

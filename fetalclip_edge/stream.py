@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
+from fetalclip_edge.aio import Helper, HelperEndedError
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
@@ -29,6 +33,9 @@ __all__ = ["StateChange", "Stream", "StreamOptions", "StreamStats", "stream"]
 _LONGEST_SMOOTHING_S = 10.0
 _SHORTEST_STALENESS_S, _LONGEST_STALENESS_S = 0.05, 60.0
 
+_JOIN_SECONDS = 5.0
+"""For an answer that an event loop has asked for and no longer wants."""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamStats:
@@ -43,6 +50,8 @@ class StreamStats:
         seconds: time since the first frame was asked for.
         results_per_second: results delivered per second.
         latency_ms: stage -> percentiles in milliseconds, over the results delivered.
+        deadline_ms: what counts as late, from capture to result; None where nothing does.
+        deadline_misses: results that were late.
         sinks: name -> what each of the stream's sinks has written and lost.
     """
 
@@ -54,6 +63,8 @@ class StreamStats:
     seconds: float
     results_per_second: float
     latency_ms: dict[str, Latency]
+    deadline_ms: float | None = None
+    deadline_misses: int = 0
     sinks: dict[str, SinkStats] = field(default_factory=dict)
 
 
@@ -85,6 +96,7 @@ class StreamOptions:
     max_staleness: float = 1.0
     reconnect: Backoff | None = Backoff()  # noqa: RUF009 - frozen
     on_state: Callable[[StateChange], object] | None = None
+    deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
         check_pixel_size(self.pixel_size_mm)
@@ -94,6 +106,10 @@ class StreamOptions:
         ):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name} must be {low:g} to {high:g} seconds, not {value!r}")
+        if self.deadline_ms is not None and not 0 < self.deadline_ms < math.inf:
+            raise ValueError(
+                f"deadline_ms must be a positive number of milliseconds, not {self.deadline_ms!r}"
+            )
         if not isinstance(self.reconnect, Backoff | None):
             raise TypeError(f"reconnect must be a Backoff or None, not {self.reconnect!r}")
         if not (self.on_state is None or callable(self.on_state)):
@@ -107,10 +123,14 @@ class Stream:
     whatever reason, stops the capture thread and lets go of the device. Without a `with` block
     the first `next()` opens the source, and the end of the source, or `close()`, ends it.
 
+    In an event loop, `async with` and `async for` do the same; waiting and answering then happen
+    in one thread of the stream's own, which is also the one that calls `on_state`.
+
     Attributes:
         source: where the frames come from.
         model: what answers.
         policy: "latest" or "all".
+        frame: the picture of the result given last; None where none came, and after the end.
     """
 
     def __init__(
@@ -124,19 +144,21 @@ class Stream:
         self.source, self.model, self.policy = source, model, policy
         self._options = options
         self._mailbox = Mailbox(policy)
-        self._capture = Capture(
-            source,
-            self._mailbox,
-            play=policy == "latest" and not source.live,
-            backoff=options.reconnect,
-        )
+        played = policy == "latest" and not source.live
+        self._capture = Capture(source, self._mailbox, play=played, backoff=options.reconnect)
+        # A model of the user's own may have no turns.
+        self._turns = getattr(model, "turns", None) or nullcontext()
         self._sinks = Sinks(sinks)
+        self._helper: Helper[Result | None] = Helper(f"fetalclip-edge async {source.name}")
         # For a stream that is dropped without `close`.
-        self._stop = weakref.finalize(self, _let_go, self._capture, self._sinks)
+        self._stop = weakref.finalize(self, _let_go, self._capture, self._helper, self._sinks)
         self._recorder = LatencyRecorder()
         self._begin_epoch(0)
         self._state: StreamState | None = None
-        self._results = 0
+        self.frame: Frame | None = None
+        # A recording that is read as fast as it is answered has no frame time to keep to.
+        self._by_the_clock = source.live or played
+        self._results = self._misses = 0
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
 
@@ -151,6 +173,42 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._start)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Result]:
+        return self
+
+    async def __anext__(self) -> Result:
+        """As `__next__`, without holding the event loop up.
+
+        Cancelling loses nothing: the result that was waited for is then the next one's.
+
+        Raises:
+            StopAsyncIteration: the source has ended, or the stream was closed.
+            RuntimeError: another task is waiting for a result of this stream.
+        """
+        try:
+            result = await self._helper.call(lambda: next(self, None))
+        except HelperEndedError:
+            result = None
+        if result is None:
+            raise StopAsyncIteration
+        return result
 
     def __iter__(self) -> Iterator[Result]:
         return self
@@ -169,8 +227,12 @@ class Stream:
         """
         self._start()
         try:
-            taken = self._mailbox.take(self._options.max_staleness if self.source.live else None)
-            result = None if taken is None else self._deliver(taken)
+            self._mailbox.wait(self._options.max_staleness if self.source.live else None)
+            with self._turns:
+                # Taken in turn and not before: the frame that waits meanwhile is the newest.
+                taken = self._mailbox.take(0)
+                answer = self._analyze(taken) if isinstance(taken, Frame) else taken
+            result = None if answer is None else self._deliver(answer)
         except BaseException:
             self.close()
             raise
@@ -186,7 +248,13 @@ class Stream:
         # Not by the finalizer, whose second call returns at once: whoever closes waits for the
         # thread, also while another is closing.
         self._stop.detach()
-        _let_go(self._capture, self._sinks)
+        _let_go(self._capture, self._helper, self._sinks)
+        self.frame = None
+
+    async def aclose(self) -> None:
+        """As `close`, without holding the event loop up."""
+        self._mailbox.close()  # at once, so that nothing is waited for
+        await asyncio.shield(asyncio.to_thread(self.close))
 
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""
@@ -203,8 +271,19 @@ class Stream:
             seconds=seconds,
             results_per_second=self._results / seconds if seconds else 0.0,
             latency_ms=self._recorder.summary(),
+            deadline_ms=self._deadline_ms,
+            deadline_misses=self._misses,
             sinks=self._sinks.stats(),
         )
+
+    @property
+    def _deadline_ms(self) -> float | None:
+        if self._options.deadline_ms is not None:
+            return self._options.deadline_ms
+        rate = self.source.frame_rate
+        if not self._by_the_clock or rate is None or not 0 < rate < math.inf:
+            return None
+        return 1000 / rate
 
     def _start(self) -> None:
         if self._started_ns is None and self._stop.alive:
@@ -224,44 +303,52 @@ class Stream:
         if self._options.smoothing_s > 0 and not self.source.still_pictures:
             self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
 
-    def _deliver(self, taken: Frame | Silence) -> Result:
-        if isinstance(taken, Silence):
+    def _deliver(self, answer: _Answer | Silence) -> Result:
+        if isinstance(answer, Silence):
             self._begin_epoch(self._epoch)
-            silent = answer_to_silence(taken, self.source.name, self._options.max_staleness)
+            silent = answer_to_silence(answer, self.source.name, self._options.max_staleness)
             result = replace(silent, dropped=self._mailbox.dropped, epoch=self._epoch)
+            frame = None
         else:
-            if taken.epoch != self._epoch:
-                self._begin_epoch(taken.epoch)
-            result = self._answer(taken)
+            if answer.frame.epoch != self._epoch:
+                self._begin_epoch(answer.frame.epoch)
+            result = self._interpret(answer)
+            frame = answer.frame
+        self.frame = frame
         self._results += 1
-        self._sinks.offer(result, taken if isinstance(taken, Frame) else None)
+        self._sinks.offer(result, frame)
         previous, self._state = self._state, result.state
         if previous != result.state and self._options.on_state is not None:
             self._options.on_state(StateChange(previous, result))
         return result
 
-    def _answer(self, frame: Frame) -> Result:
+    def _analyze(self, frame: Frame) -> _Answer:
         taken_ns = time.monotonic_ns()
         region, pixel_size_mm = self._options.region, self._options.pixel_size_mm
         if region is not None:
             frame = replace(frame, region=region)
         if pixel_size_mm is not None:
             frame = replace(frame, pixel_size_mm=pixel_size_mm)
-        result = self.model.analyze_frame(frame)
-        answered_ns = time.monotonic_ns()
+        return _Answer(frame, taken_ns, self.model.analyze_frame(frame), time.monotonic_ns())
+
+    def _interpret(self, answer: _Answer) -> Result:
+        frame, result = answer.frame, answer.result
         if self._smoother is not None:
             result = self._smoother.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()
+        whole_ms = (done_ns - frame.captured_ns) / 1e6
         timing = replace(
             result.timing,
-            interpret_ms=result.timing.interpret_ms + (done_ns - answered_ns) / 1e6,
+            interpret_ms=result.timing.interpret_ms + (done_ns - answer.answered_ns) / 1e6,
             grab_ms=frame.grab_ms,
-            queue_ms=(taken_ns - frame.captured_ns) / 1e6,
-            capture_to_result_ms=(done_ns - frame.captured_ns) / 1e6,
+            queue_ms=(answer.taken_ns - frame.captured_ns) / 1e6,
+            capture_to_result_ms=whole_ms,
         )
         self._recorder.add(timing)
+        if (deadline_ms := self._deadline_ms) is not None:
+            self._misses += whole_ms > deadline_ms
         return replace(
             result,
             state=state,
@@ -271,10 +358,22 @@ class Stream:
         )
 
 
-def _let_go(capture: Capture, sinks: Sinks) -> None:
-    # The source first: what it still gave is then on its way to the sinks.
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the model says of a frame, and when the frame was taken and answered."""
+
+    frame: Frame
+    taken_ns: int
+    result: Result
+    answered_ns: int
+
+
+def _let_go(capture: Capture, helper: Helper[Result | None], sinks: Sinks) -> None:
+    # The sinks last: what the source still gave is then on its way to them.
+    helper.end()
     try:
         capture.stop()
+        helper.join(_JOIN_SECONDS)
     finally:
         sinks.close()
 
@@ -290,6 +389,7 @@ def stream(
     max_staleness: float = 1.0,
     reconnect: Backoff | None = Backoff(),  # noqa: B008 - frozen
     on_state: Callable[[StateChange], object] | None = None,
+    deadline_ms: float | None = None,
     sinks: Iterable[Sink] = (),
 ) -> Stream:
     """Stream results from a camera, a recording or anything else that gives frames.
@@ -316,6 +416,9 @@ def stream(
         on_state: called with a `StateChange` at the beginning and whenever the state changes, by
             the thread that asks for results and before it gets the one in question. What it raises
             ends the stream.
+        deadline_ms: results that come later than so many milliseconds after the capture of their
+            frame are counted in `stats().deadline_misses`. None takes one frame time of a live
+            source, or of a recording played as one, where it says its rate.
         sinks: get every result with its picture, each in a thread of its own. One that is slow or
             fails never slows or stops the stream; what it lost is counted in `stats().sinks`.
             They are closed with the stream.
@@ -337,7 +440,13 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     options = StreamOptions(
-        check_region(region), pixel_size_mm, smoothing_s, max_staleness, reconnect, on_state
+        region=check_region(region),
+        pixel_size_mm=pixel_size_mm,
+        smoothing_s=smoothing_s,
+        max_staleness=max_staleness,
+        reconnect=reconnect,
+        on_state=on_state,
+        deadline_ms=deadline_ms,
     )
     if model is not None and not callable(getattr(model, "analyze_frame", None)):
         raise TypeError(f"model must come from fetalclip_edge.load, not be {model!r}")
