@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 
 from .command_line import CommandLine, make_command_line
 
+# Workers share the cores: with more threads than cores they only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Some CI systems force colours and progress bars upon programs that write to no terminal.
 for _name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)
