@@ -20,7 +20,7 @@ from .fuzz import inputs
 from .live_model import LiveModel
 from .sources.test_camera import COLOR, Hanging
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.fixture(autouse=True)
