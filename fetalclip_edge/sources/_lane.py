@@ -66,7 +66,7 @@ class Lane:
             return done.result(timeout_s)
         except NotDoneError:
             if done.done():
-                raise
+                return done.result()  # in the last moment, or this is an error of its own
             done.cancel()
             raise TimeoutError(f"no answer within {timeout_s:g} s") from None
 

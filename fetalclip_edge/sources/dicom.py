@@ -155,7 +155,8 @@ class _Pixels:
         self.declared = _declared_frames(header, name)
         self.frames: int | None = self.declared
         self._path = path
-        self._compressed = bool(header.file_meta.TransferSyntaxUID.is_compressed)
+        self._syntax = header.file_meta.TransferSyntaxUID
+        self._compressed = bool(self._syntax.is_compressed)
         self._bits = int(header.BitsStored)
         photometric = header.PhotometricInterpretation
         samples = 3 if photometric in _COLORS else 1
@@ -220,10 +221,13 @@ class _Pixels:
     def _decode(self, start: int) -> Generator[NDArray[Any], None, None]:
         from pydicom.pixels.utils import iter_pixels
 
+        from fetalclip_edge.sources.dicom_jpeg import JPEGS, PLUGIN
+
         if start < self.declared:
             # Without `indices` pydicom walks the data once instead of searching for every frame.
             indices = range(start, self.declared) if start else None
-            yield from iter_pixels(self._path, indices=indices)
+            plugin = PLUGIN if self._syntax in JPEGS else ""
+            yield from iter_pixels(self._path, indices=indices, decoding_plugin=plugin)
 
     def _shown(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         if self._table is not None:

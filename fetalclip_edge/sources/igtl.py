@@ -239,7 +239,9 @@ class _Connection:
         return _Header(
             version,
             kind.decode("ascii").strip(),
-            device.decode("utf-8", "replace").strip(),
+            "".join(
+                c if c.isprintable() else "?" for c in device.decode("utf-8", "replace")
+            ).strip(),
             seconds + fraction / 2**32,
             body_bytes,
             checksum,

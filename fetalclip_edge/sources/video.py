@@ -36,6 +36,8 @@ _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: black is 16 and white is 235
 _EXPAND = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 # TCP loses no packets, and a torn picture is worse than a late one.
 _URL_OPTIONS = {"rtsp_flags": "prefer_tcp"}
+# Else twenty pictures and more are held back to measure their rate, and are old when they come.
+_LIVE_OPTIONS = {**_URL_OPTIONS, "fpsprobesize": "0"}
 # A file counts as cut off when this much of the length it declares is missing.
 _MISSING_S = 0.5
 
@@ -145,11 +147,12 @@ class VideoSource(Source):
 
     def _make(self) -> tuple[_Decoding, Callable[[], object]]:
         started = time.monotonic()
+        options = _LIVE_OPTIONS if self.live else _URL_OPTIONS
         try:
             container = av.open(
                 self._address,
                 timeout=self._timeouts if self._is_url else None,
-                options=_URL_OPTIONS if self._is_url else {},
+                options=options if self._is_url else {},
             )
         except (av.error.FileNotFoundError, av.error.HTTPNotFoundError) as error:
             raise SourceNotFoundError(f"{self.name}: {_reason(error)}") from None

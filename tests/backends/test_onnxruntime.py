@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 
@@ -18,3 +23,26 @@ def test_the_shipped_graph_gives_what_the_runtime_gives() -> None:
     backend = load_backend(bundle, "onnxruntime")
     np.testing.assert_allclose(backend.encode(inputs)["embedding"], expected, atol=1e-6)
     assert backend.precision == "int8"
+
+
+def test_loading_it_tells_nobody(tmp_path: Path) -> None:
+    # Given a home in which nothing is, and a program that does not refuse telemetry
+    code = """
+import os
+import fetalclip_edge as fe
+model = fe.load(backend="onnxruntime")
+files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+assert not [name for name in files if "Microsoft" in name or "onnxruntime.db" in name], files
+assert "ORT_DISABLE_TELEMETRY" not in os.environ
+"""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # When the backend has loaded, then nothing was written into it
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -25,6 +26,12 @@ from pyigtl import ImageMessage, StringMessage, TransformMessage
 
 from fetalclip_edge.bundle import DEFAULT_BUNDLE
 
+# JPEG lossless, JPEG-LS and JPEG 2000
+_SAMPLES = (
+    "SC_rgb_jpeg_gdcm.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "MR_small_jp2klossless.dcm",
+)
 _NOISE = np.random.default_rng(0)
 _GREY = _NOISE.integers(0, 256, (16, 24), np.uint8)
 _COLOR = _NOISE.integers(0, 256, (16, 24, 3), np.uint8)
@@ -54,16 +61,10 @@ def images() -> tuple[bytes, ...]:
 
 @cache
 def dicom() -> tuple[bytes, ...]:
-    """Three frames of ultrasound with a region, in four transfer syntaxes."""
-    return tuple(
-        _dicom(syntax)
-        for syntax in (
-            ExplicitVRLittleEndian,
-            ImplicitVRLittleEndian,
-            RLELossless,
-            JPEGBaseline8Bit,
-        )
-    )
+    """Three frames of ultrasound with a region, and pydicom's samples of other JPEGs."""
+    syntaxes = ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit
+    samples = [get_testdata_file(name, download=False) for name in _SAMPLES]
+    return (*map(_dicom, syntaxes), *(Path(str(path)).read_bytes() for path in samples))
 
 
 def _dicom(syntax: str) -> bytes:

@@ -27,7 +27,7 @@ from rich.console import Console
 SEEDS = Path(__file__).parent / "seeds"
 _SLOWEST_S = 10
 _MOST_MEMORY = 2**30
-_ROUND_S = 20.0
+_ROUND_S = 60.0
 _EXAMPLES = 200
 
 
