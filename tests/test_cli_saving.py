@@ -94,8 +94,9 @@ def test_a_full_disk_ends_the_saving_of_a_recording(command_line: CommandLine) -
     assert "No space left" in run.err
 
 
+@pytest.mark.parametrize("as_json", [True, False])
 def test_a_sink_that_fails_costs_a_live_stream_its_exit_code_alone(
-    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    as_json: bool, command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: fe.JsonlSink, result: Result, frame: Frame | None = None) -> None:
         raise SinkError("disk full")
@@ -103,10 +104,10 @@ def test_a_sink_that_fails_costs_a_live_stream_its_exit_code_alone(
     monkeypatch.setattr(fe.JsonlSink, "write", fail)
     run = command_line(
         *("stream", DEMO_CLIP, "--policy", "latest", "--max-frames", 3),
-        *("--save-jsonl", tmp_path / "a.jsonl"),
+        *("--save-jsonl", tmp_path / "a.jsonl", *(["--json"] if as_json else [])),
     )
     assert run.code == 1
-    assert "3 results of" in run.out
+    assert len(run.objects) == 3 if as_json else "3 results of" in run.out
     assert "jsonl: 3 results lost, 0 written" in run.err
     assert "error: not all was saved: jsonl (SinkError: disk full)" in run.err
 
