@@ -130,30 +130,35 @@ def test_metrics_are_served_while_it_streams() -> None:
     assert re.search(r'fetalclip_edge_latency_seconds_count{stage="inference"} [1-9]', text)
 
 
-def test_a_terminal_shows_a_table_and_then_the_summary() -> None:
+def test_a_terminal_shows_a_table_and_after_ctrl_c_the_summary() -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     process = subprocess.Popen(
-        [*COMMAND, "--max-frames", "20"], stdout=theirs, stderr=theirs, env=environment
+        [*COMMAND, "--policy", "latest"], stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
-    written = bytearray()
+    written, answered = bytearray(), threading.Event()
 
     def read() -> None:
         try:
             while block := os.read(ours, 65536):
                 written.extend(block)
+                if b"withheld" in written or b" %" in written:
+                    answered.set()
         except OSError:  # how Linux says that the other side has closed
             pass
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert process.wait(60) == 0
+    assert answered.wait(60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
     reader.join(10)
     os.close(ours)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
-    table, _, summary = shown.partition("20 results of")
+    table, _, summary = shown.partition(" results of ")
     for words in ("simulated_head.mp4", "state", "confidence", "sub-plane", "p95", "dropped"):
         assert words in table
     assert "Not a medical device" in table
     assert "Latency in milliseconds" in summary
+    assert b"\x1b[?25h" in written  # the cursor is back
