@@ -197,7 +197,7 @@ def stream_command(
         live.__enter__()
     except (SourceError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)
-    with live:
+    with display.losses(live), live:
         results = saving.pass_on(live, itertools.islice(live, max_frames))
         if as_json:
             for result in results:
