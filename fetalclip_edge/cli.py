@@ -26,6 +26,7 @@ from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
+from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
@@ -298,6 +299,7 @@ def info(
 
 
 app.command("compile")(compile_command)
+app.command("view")(view_command)
 
 
 @app.callback(invoke_without_command=True)
