@@ -6,26 +6,36 @@ Not a medical device: for research and engineering, never for diagnosis.
 from importlib.metadata import version
 
 from fetalclip_edge.backoff import Backoff
-from fetalclip_edge.errors import FetalCLIPEdgeError, SourceError
+from fetalclip_edge.checklist import Checklist
+from fetalclip_edge.errors import FetalCLIPEdgeError, SinkError, SourceError
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.preprocess import preprocess
 from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.sinks import CallbackSink, JsonlSink, MetricsSink, Sink, SinkStats, VideoSink
 from fetalclip_edge.sources import Source
 from fetalclip_edge.stream import StateChange, Stream, StreamStats, stream
 
 __all__ = [
     "Backoff",
+    "CallbackSink",
+    "Checklist",
     "FetalCLIPEdgeError",
     "Frame",
+    "JsonlSink",
+    "MetricsSink",
     "Model",
     "Region",
     "Result",
+    "Sink",
+    "SinkError",
+    "SinkStats",
     "Source",
     "SourceError",
     "StateChange",
     "Stream",
     "StreamState",
     "StreamStats",
+    "VideoSink",
     "load",
     "preprocess",
     "stream",

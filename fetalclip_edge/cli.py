@@ -26,13 +26,15 @@ from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
+from fetalclip_edge.cli_saving import Saving
 from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.results import Result
-from fetalclip_edge.stream import Stream, stream
+from fetalclip_edge.sources import open_source
+from fetalclip_edge.stream import stream
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
@@ -160,32 +162,56 @@ def stream_command(
             help="Millimetres per pixel of the frames (the shipped bundle measures nothing yet)",
         ),
     ] = None,
+    save_jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the objects of --json there")
+    ] = None,
+    save_video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an annotated video, .mp4 or .mkv")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, metavar="N", help="Serve Prometheus metrics on 127.0.0.1:N"),
+    ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
 ) -> None:
     """Answer for a live source or a recording, frame by frame, until it ends or Ctrl-C.
 
-    Example: fetalclip-edge stream /dev/video0
+    A terminal shows a table of what is now. Saving never holds a live source up: what a slow disk
+    costs is counted and told at the end. With --policy all nothing is left out.
+
+    Example: fetalclip-edge stream /dev/video0 --save-video exam.mkv
     """
     model = _load(bundle, backend, threads)
     try:
-        live = stream(source, model=model, policy=policy, pixel_size_mm=pixel_size_mm)  # type: ignore[arg-type]
+        opened = open_source(source)
+        every_frame = (policy or ("latest" if opened.live else "all")) == "all"
+        saving = Saving(save_jsonl, save_video, metrics_port, every_frame)
+        live = stream(
+            opened,
+            model=model,
+            policy=policy,  # type: ignore[arg-type]
+            pixel_size_mm=pixel_size_mm,
+            sinks=saving.for_stream,
+        )
         live.__enter__()
     except (SourceError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)
     with live:
-        results = itertools.islice(live, max_frames)
+        results = saving.pass_on(live, itertools.islice(live, max_frames))
         if as_json:
             for result in results:
                 _print_json(result)
         else:
-            _show_live(live, results)
+            display.follow(live, results)
     stats = live.stats()
     if stats.frames == 0:
         fail(f"{live.source.name} gave no frame that could be read", BAD_INPUT)
     if stats.unreadable:
         fail(f"{stats.unreadable} of the frames could not be read", FAILED)
+    if failed := [f"{name} ({sink.error})" for name, sink in stats.sinks.items() if sink.error]:
+        fail(f"not all was saved: {', '.join(failed)}", FAILED)
 
 
 @app.command()
@@ -359,16 +385,6 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if not 1 <= min(size) <= max(size) <= 8192:
         fail(f"--size must be WIDTHxHEIGHT in pixels, at most 8192, not {text!r}", BAD_INPUT)
     return size
-
-
-def _show_live(live: Stream, results: Iterator[Result]) -> None:
-    total = live.source.frame_count
-    try:
-        for result in display.progress(results, str(live.source.name), total):
-            display.answer(result)
-    finally:
-        # Also after Ctrl-C, which is how a camera's stream ends.
-        display.stream_summary(live.stats())
 
 
 def _print_json(answer: Result | Unreadable) -> None:

@@ -14,15 +14,17 @@ from rich.table import Table
 
 from fetalclip_edge.analysis import Unreadable
 from fetalclip_edge.demo import Passage
+from fetalclip_edge.live_table import LiveTable
 from fetalclip_edge.model import Model
 from fetalclip_edge.results import Result
-from fetalclip_edge.stream import StreamStats
+from fetalclip_edge.stream import Stream, StreamStats
 
 __all__ = [
     "answer",
     "bench_report",
     "counter",
     "demo_summary",
+    "follow",
     "info_report",
     "note",
     "progress",
@@ -96,6 +98,27 @@ def answer(item: Result | Unreadable) -> None:
     _out.print(f"{where}  " + "  ".join(words), soft_wrap=True)
 
 
+def follow(live: Stream, results: Iterable[Result]) -> None:
+    """Show a stream's results as they come, and close it with a summary.
+
+    A terminal shows a table of what is now, anything else a line for each result; so do pictures of
+    a folder, which are answered one by one.
+    """
+    source = live.source
+    try:
+        if source.still_pictures or not _out.is_terminal:
+            for result in progress(results, source.name, source.frame_count):
+                answer(result)
+        else:
+            with LiveTable(_out, source.name, DISCLAIMER) as table:
+                for result in results:
+                    table.update(result)
+    finally:
+        # Also after Ctrl-C, which is how a camera's stream ends. Closed, so that sinks have ended.
+        live.close()
+        stream_summary(live.stats())
+
+
 def stream_summary(stats: StreamStats) -> None:
     """Counts and latency at the end of a stream."""
     _out.print(
@@ -104,6 +127,13 @@ def stream_summary(stats: StreamStats) -> None:
         f"{stats.unreadable} unreadable"
         + (f", lost and found again {stats.reconnects} times" if stats.reconnects else "")
     )
+    for name, sink in stats.sinks.items():
+        if sink.lost:
+            note(f"{name}: {sink.lost} results lost, {sink.written} written")
+    if stats.deadline_ms is not None:
+        _out.print(
+            f"{stats.deadline_misses} came later than {stats.deadline_ms:.1f} ms after the capture"
+        )
     _out.print(_latency_table({k: asdict(v) for k, v in stats.latency_ms.items()}))
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "FrameError",
     "InvalidImageError",
     "InvalidImageTypeError",
+    "SinkError",
     "SourceError",
     "SourceNotFoundError",
     "SourceTimeoutError",
@@ -52,6 +53,10 @@ class BackendError(FetalCLIPEdgeError, RuntimeError):
 
 class BackendUnavailableError(BackendError, ImportError):
     """A backend's runtime is not installed on this machine."""
+
+
+class SinkError(FetalCLIPEdgeError, OSError):
+    """A sink of results cannot be opened, or written to."""
 
 
 class SourceError(FetalCLIPEdgeError, OSError):

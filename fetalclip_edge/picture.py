@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fetalclip_edge.colors import STATE_COLORS
 from fetalclip_edge.demo import passages
 from fetalclip_edge.errors import SourceError
 from fetalclip_edge.results import PLANES, Result
@@ -20,15 +21,9 @@ _SHOWN = 3
 _TILE_WIDTH, _GAP, _MARGIN = 420, 14, 24
 _ROW, _LABEL_WIDTH, _HEADER, _FOOTER = 26, 110, 46, 64
 
-# BGR. Colours of Okabe and Ito, which colour-blind people tell apart.
+# BGR.
 _BACKGROUND, _TEXT, _QUIET = (28, 24, 22), (240, 240, 240), (160, 160, 160)
-_STATE_COLORS = {
-    "live": (115, 158, 0),
-    "frozen": (233, 180, 86),
-    "out_of_domain": (0, 159, 230),
-    "no_signal": (0, 94, 213),
-    "stale": (167, 121, 204),
-}
+_STATE_COLORS = {state: (blue, green, red) for state, (red, green, blue) in STATE_COLORS.items()}
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 
 

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
@@ -16,104 +16,23 @@ from fetalclip_edge.aio import Helper, HelperEndedError
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
-from fetalclip_edge.latency import Latency, LatencyRecorder
+from fetalclip_edge.latency import LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
-from fetalclip_edge.model import Model, check_pixel_size, check_region, load
+from fetalclip_edge.model import Model, check_region, load
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence
-from fetalclip_edge.sinks.base import Sink, Sinks, SinkStats
+from fetalclip_edge.sinks.base import Sink, Sinks
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
 from fetalclip_edge.sources import Source, open_source
+from fetalclip_edge.stream_data import StateChange, StreamOptions, StreamStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["StateChange", "Stream", "StreamOptions", "StreamStats", "stream"]
 
-_LONGEST_SMOOTHING_S = 10.0
-_SHORTEST_STALENESS_S, _LONGEST_STALENESS_S = 0.05, 60.0
-
 _JOIN_SECONDS = 5.0
 """For an answer that an event loop has asked for and no longer wants."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """What a stream has done so far.
-
-    Attributes:
-        frames: frames read from the source.
-        results: results delivered.
-        dropped: frames dropped because a newer one came before they were taken.
-        unreadable: frames that the source could not read.
-        reconnects: how often the source was lost and opened again.
-        seconds: time since the first frame was asked for.
-        results_per_second: results delivered per second.
-        latency_ms: stage -> percentiles in milliseconds, over the results delivered.
-        deadline_ms: what counts as late, from capture to result; None where nothing does.
-        deadline_misses: results that were late.
-        sinks: name -> what each of the stream's sinks has written and lost.
-    """
-
-    frames: int
-    results: int
-    dropped: int
-    unreadable: int
-    reconnects: int
-    seconds: float
-    results_per_second: float
-    latency_ms: dict[str, Latency]
-    deadline_ms: float | None = None
-    deadline_misses: int = 0
-    sinks: dict[str, SinkStats] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StateChange:
-    """A stream's state has changed.
-
-    Attributes:
-        previous: the state before, or None at the beginning.
-        result: the first result in the new state.
-    """
-
-    previous: StreamState | None
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How a stream works; see `fetalclip_edge.stream`.
-
-    Raises:
-        ValueError: a value is out of range.
-        TypeError: one is of a wrong type.
-    """
-
-    region: Region | None = None
-    pixel_size_mm: float | None = None
-    smoothing_s: float = DEFAULT_SPAN_S
-    max_staleness: float = 1.0
-    reconnect: Backoff | None = Backoff()  # noqa: RUF009 - frozen
-    on_state: Callable[[StateChange], object] | None = None
-    deadline_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        check_pixel_size(self.pixel_size_mm)
-        for name, low, high in (
-            ("smoothing_s", 0.0, _LONGEST_SMOOTHING_S),
-            ("max_staleness", _SHORTEST_STALENESS_S, _LONGEST_STALENESS_S),
-        ):
-            if not low <= (value := getattr(self, name)) <= high:
-                raise ValueError(f"{name} must be {low:g} to {high:g} seconds, not {value!r}")
-        if self.deadline_ms is not None and not 0 < self.deadline_ms < math.inf:
-            raise ValueError(
-                f"deadline_ms must be a positive number of milliseconds, not {self.deadline_ms!r}"
-            )
-        if not isinstance(self.reconnect, Backoff | None):
-            raise TypeError(f"reconnect must be a Backoff or None, not {self.reconnect!r}")
-        if not (self.on_state is None or callable(self.on_state)):
-            raise TypeError(f"on_state must be callable, not {self.on_state!r}")
 
 
 class Stream:
@@ -138,7 +57,7 @@ class Stream:
         source: Source,
         model: Model,
         policy: Policy,
-        options: StreamOptions = StreamOptions(),
+        options: StreamOptions = StreamOptions(),  # noqa: B008 - frozen
         sinks: Iterable[Sink] = (),
     ) -> None:
         self.source, self.model, self.policy = source, model, policy

@@ -63,6 +63,7 @@ def test_everything_public_is_there() -> None:
         ("BundleNotFoundError", FileNotFoundError),
         ("BackendError", RuntimeError),
         ("BackendUnavailableError", ImportError),
+        ("SinkError", OSError),
         ("SourceError", OSError),
         ("SourceNotFoundError", FileNotFoundError),
         ("SourceTimeoutError", TimeoutError),

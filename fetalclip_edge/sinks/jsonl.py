@@ -1,0 +1,71 @@
+"""Results as JSON Lines: the objects that the command line prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fetalclip_edge.errors import SinkError
+from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.sinks.base import ClosingSink
+
+__all__ = ["JsonlSink"]
+
+
+class JsonlSink(ClosingSink):
+    """Writes every result to a file, one JSON object a line; see `Result.to_dict`.
+
+    Lines are flushed one by one, so that a program that reads along sees each, and a crash costs
+    none.
+
+    Args:
+        path: the file, which is written anew.
+
+    Raises:
+        SinkError: it cannot be written (an OSError).
+
+    Example:
+        >>> import json, tempfile
+        >>> import fetalclip_edge as fe
+        >>> from fetalclip_edge.demo import DEMO_CLIP
+        >>> path = tempfile.mkdtemp() + "/answers.jsonl"
+        >>> with fe.stream(DEMO_CLIP, sinks=[fe.JsonlSink(path)]) as live:
+        ...     first = next(live)
+        >>> json.loads(open(path).readline())["frame_index"]
+        0
+    """
+
+    name = "jsonl"
+    pictures = False
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = self.path.open("w", encoding="ascii", newline="\n")
+        except OSError as error:
+            raise SinkError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def write(self, result: Result, frame: Frame | None = None) -> None:
+        """Write a line.
+
+        Raises:
+            SinkError: it cannot be written, or the sink is closed.
+        """
+        if self._file.closed:
+            raise SinkError(f"{self.path} is closed")
+        try:
+            self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise SinkError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            SinkError: what was left of a line that failed cannot be written either.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise SinkError(f"{self.path} cannot be written: {error.strerror}") from error
