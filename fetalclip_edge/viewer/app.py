@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import cv2
 import numpy as np
 from fastapi import FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
@@ -68,17 +69,21 @@ def make_app(hub: Hub, *, token: str | None, port: int, new_exam: Callable[[], s
             await socket.close(_TRY_LATER, str(error))
             return
         page = _Page(hub, viewer, socket, new_exam)
-        tasks = [asyncio.create_task(page.send()), asyncio.create_task(page.receive())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            async with anyio.create_task_group() as both:
+                # Whichever direction ends first ends the other.
+                for work in (page.send, page.receive):
+                    both.start_soon(_then, work, both.cancel_scope.cancel)
         finally:
             hub.leave(viewer)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     app.mount("/", StaticFiles(directory=_PAGE, html=True))
     return Guard(app, token=token, port=port)
+
+
+async def _then(work: Callable[[], Awaitable[None]], after: Callable[[], object]) -> None:
+    await work()
+    after()
 
 
 class _Page:
@@ -90,18 +95,18 @@ class _Page:
         self._hub, self._viewer, self._socket, self._new_exam = hub, viewer, socket, new_exam
 
     async def send(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
+        with contextlib.suppress(WebSocketDisconnect, TimeoutError):
             while True:
-                data = await asyncio.wait_for(self._viewer.take(), _SILENT_PAGE_S)
+                with anyio.fail_after(_SILENT_PAGE_S):
+                    data = await self._viewer.take()
                 await self._socket.send_bytes(data)
         await self._close(_TRY_LATER)
 
     async def receive(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                text = await self._socket.receive_text()
                 try:
-                    wish = json.loads(text)
+                    wish = json.loads(await self._socket.receive_text())
                     await self._do(wish["do"], wish.get("number"))
                 except (ValueError, TypeError, KeyError, AttributeError):
                     await self._close(_BAD_MESSAGE)
@@ -118,7 +123,7 @@ class _Page:
             await self._capture(number)
         elif what == "new_exam":
             await self._say(await asyncio.to_thread(self._new_exam))
-            self._hub.wake()
+            self._hub.refresh()
         else:
             raise ValueError(f"a page cannot ask for {what!r}")
 
@@ -133,7 +138,7 @@ class _Page:
             await self._say(f"Not captured: {error}.", ok=False)
             return
         await self._say(f"Captured: {', '.join(plane.item for plane in kept)}.")
-        self._hub.wake()
+        self._hub.refresh()
 
     async def _say(self, words: str, *, ok: bool = True) -> None:
         await self._socket.send_text(json.dumps({"notice": words, "ok": ok}))

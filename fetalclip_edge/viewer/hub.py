@@ -102,6 +102,7 @@ class Hub(ClosingSink):
         self._newest: Moment | None = None
         self._count = 0
         self._ended: str | None = None
+        self._again = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
 
@@ -109,15 +110,19 @@ class Hub(ClosingSink):
         """Take the stream's next result."""
         self._count += 1
         self._newest = Moment(self._count, result, frame)
-        self.wake()
+        self._wake()
 
     def end(self, reason: str) -> None:
         """Say that nothing more comes, and why. From any thread."""
         self._ended = reason
-        self.wake()
+        self.refresh()
 
-    def wake(self) -> None:
-        """Show the newest moment and the checklist as they are now. From any thread."""
+    def refresh(self) -> None:
+        """Show how things stand now, also when no newer moment has come. From any thread."""
+        self._again = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._loop is not None:
             # The loop may close at any moment: then nobody looks.
             with contextlib.suppress(RuntimeError):
@@ -133,7 +138,7 @@ class Hub(ClosingSink):
             raise TooManyViewersError(f"{_MOST_VIEWERS} pages are open already")
         viewer = Viewer()
         self._viewers.add(viewer)
-        self._news.set()
+        self.refresh()
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
@@ -143,13 +148,17 @@ class Hub(ClosingSink):
     async def run(self) -> None:
         """Pass moments on until cancelled."""
         self._loop = asyncio.get_running_loop()
+        moment: Moment | None = None
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
+            try:
                 await asyncio.wait_for(self._news.wait(), _HEARTBEAT_S)
+            except asyncio.TimeoutError:
+                self._again = True
             self._news.clear()
-            moment = self._newest
-            if moment is None or not self._viewers:
+            offered, moment = moment, self._newest
+            if moment is None or not self._viewers or (moment is offered and not self._again):
                 continue
+            self._again = False
             message = _Message(moment, await asyncio.to_thread(self._pack, moment))
             for viewer in self._viewers:
                 viewer.offer(message)
