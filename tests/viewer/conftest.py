@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +21,9 @@ from fetalclip_edge.checklist import Checklist
 from fetalclip_edge.viewer.app import make_app
 from fetalclip_edge.viewer.exams import Exams
 from fetalclip_edge.viewer.hub import Hub
+
+WAIT = 120.0
+"""Seconds after which a test gives up, on the busiest machine."""
 
 
 class Page:
@@ -87,3 +95,39 @@ def connect(client: TestClient, **headers: str) -> WebSocketTestSession:
 def open_page(client: TestClient) -> Iterator[Page]:
     with connect(client) as socket:
         yield Page(socket)
+
+
+@contextmanager
+def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The command, and the address that it says."""
+    command = [sys.executable, "-m", "fetalclip_edge.cli", "view", "--port", "0"]
+    with subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = re.fullmatch(r"open (http://\S+)  \(Ctrl-C ends\)\n", process.stdout.readline())
+            assert said
+            yield said[1], process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser, for tests marked `browser`."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="no Playwright: pip install 'fetalclip-edge[browser]'"
+    )
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no browser: apt install chromium")
+    # Chromium refuses its sandbox to root.
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()

@@ -7,12 +7,8 @@ import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -22,28 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from ..command_line import CommandLine
-
-WAIT = 120.0
-"""Seconds after which a test gives up, on the busiest machine."""
-
-
-@contextmanager
-def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The command, and the address that it says."""
-    command = [sys.executable, "-m", "fetalclip_edge.cli", "view", "--port", "0"]
-    with subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = re.fullmatch(r"open (http://\S+)  \(Ctrl-C ends\)\n", process.stdout.readline())
-            assert said
-            yield said[1], process
-        finally:
-            process.kill()
+from .conftest import WAIT, viewing
 
 
 def test_the_shipped_clip_is_shown_until_ctrl_c() -> None:
@@ -123,6 +98,7 @@ def test_a_port_that_is_taken_is_bad_input(command_line: CommandLine) -> None:
     [
         (["/nowhere/clip.mp4"], "there is no such file or folder"),
         (["gopher://example/live"], "is no kind of source"),
+        (["http://127.0.0.1:9/live"], "127.0.0.1:9"),
         (["http://127.0.0.1:9/live", "--loop"], "cannot be looped"),
         (["--region", "1,2,3"], "--region must be X,Y,WIDTH,HEIGHT"),
         (["--hold", "99"], "--hold must be 0.1 to 10 seconds"),

@@ -8,21 +8,31 @@ import numpy as np
 import pytest
 
 import fetalclip_edge as fe
-from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.viewer.loop import LoopedSource
 
 
-def test_a_recording_begins_again_and_time_goes_on() -> None:
-    with LoopedSource(str(DEMO_CLIP)) as source:
-        frames = [source.read() for _ in range(302)]
-    last, first = frames[299], frames[300]
-    assert last is not None
-    assert first is not None
-    assert frames[0] is not None
-    assert (last.index, first.index) == (299, 300)
-    assert np.array_equal(first.image, frames[0].image)
-    assert last.pts_s == pytest.approx(299 / 30)
-    assert first.pts_s == pytest.approx(300 / 30)
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Five pictures, ten a second."""
+    path = tmp_path / "five.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    for level in range(5):
+        writer.write(np.full((24, 32, 3), 40 * level, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_recording_begins_again_and_time_goes_on(recording: Path) -> None:
+    with LoopedSource(str(recording)) as source:
+        frames = list(itertools.islice(source, 12))
+    assert [frame.index for frame in frames] == list(range(12))
+    assert np.array_equal(frames[5].image, frames[0].image)
+    assert not np.array_equal(frames[5].image, frames[4].image)
+    times = [frame.pts_s for frame in frames]
+    assert times[:5] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert times[5:] == sorted(times[5:])
+    assert times[5] == pytest.approx(0.4 + 1 / 30)
+    assert times[10] == pytest.approx(2 * times[5])
 
 
 def test_pictures_begin_again_too(tmp_path: Path) -> None:
@@ -48,8 +58,8 @@ def test_a_live_source_is_refused() -> None:
         LoopedSource("rtsp://127.0.0.1/live")
 
 
-def test_closing_ends_it() -> None:
-    source = LoopedSource(str(DEMO_CLIP))
+def test_closing_ends_it(recording: Path) -> None:
+    source = LoopedSource(str(recording))
     source.open()
     assert source.read() is not None
     source.close()

@@ -78,7 +78,7 @@ function mark(icon) {
   if (icon) {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-    use.setAttribute("href", `#${icon}`);
+    use.setAttribute("href", `#icon-${icon}`);
     svg.append(use);
     span.append(svg);
   }

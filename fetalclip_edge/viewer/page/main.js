@@ -53,7 +53,7 @@ function setState(name, hint, reason) {
     state = name;
     document.body.dataset.state = name;
     for (const id of ["state-icon", "veil-icon"]) {
-      element(id).setAttribute("href", `#${name}`);
+      element(id).setAttribute("href", `#icon-${name}`);
     }
     element("veil-words").textContent = words;
     // Read aloud, so written only when it changes.
@@ -107,7 +107,7 @@ function freeze() {
   connection.send(held ? { do: "hold", number: shown.number } : { do: "release" });
   element("freeze").setAttribute("aria-pressed", String(held));
   write("freeze-words", held ? "Go on" : "Freeze");
-  element("freeze-icon").setAttribute("href", `#${held ? "go" : "held"}`);
+  element("freeze-icon").setAttribute("href", `#icon-${held ? "go" : "held"}`);
   if (held) setState("held", "", "");
 }
 
@@ -144,7 +144,7 @@ function openCaptured(item, captured) {
 function explainSigns() {
   for (const name of SIGNS) {
     const row = document.createElement("div");
-    row.innerHTML = `<svg aria-hidden="true"><use href="#${name}"></use></svg>`;
+    row.innerHTML = `<svg aria-hidden="true"><use href="#icon-${name}"></use></svg>`;
     const words = document.createElement("dt");
     words.textContent = STATES[name].words;
     row.append(words);
