@@ -6,6 +6,7 @@ Not a medical device: for research and engineering, never for diagnosis.
 from importlib.metadata import version
 
 from fetalclip_edge.backoff import Backoff
+from fetalclip_edge.checklist import Checklist
 from fetalclip_edge.errors import FetalCLIPEdgeError, SinkError, SourceError
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.preprocess import preprocess
@@ -17,6 +18,7 @@ from fetalclip_edge.stream import StateChange, Stream, StreamStats, stream
 __all__ = [
     "Backoff",
     "CallbackSink",
+    "Checklist",
     "FetalCLIPEdgeError",
     "Frame",
     "JsonlSink",

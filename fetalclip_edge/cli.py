@@ -27,6 +27,7 @@ from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
 from fetalclip_edge.cli_saving import Saving
+from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
 from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
@@ -324,6 +325,7 @@ def info(
 
 
 app.command("compile")(compile_command)
+app.command("view")(view_command)
 
 
 @app.callback(invoke_without_command=True)

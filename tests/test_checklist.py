@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import fetalclip_edge as fe
 from fetalclip_edge.checklist import ITEMS, Checklist
 from fetalclip_edge.demo import DEMO_CLIP
-from fetalclip_edge.results import BrainPlaneScores, PlaneScores, Timing
 
-RATE = 10
-"""Frames a second of the films below."""
-
-
-def picture(seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (24, 32), dtype=np.uint8)
-
-
-def result(
-    label: str = "femur",
-    confidence: float = 0.9,
-    state: str = "live",
-    brain_plane: str | None = None,
-    **other: Any,
-) -> fe.Result:
-    return fe.Result(
-        state=fe.StreamState(state),
-        plane=PlaneScores(label, confidence, {label: confidence}),
-        brain_plane=None
-        if brain_plane is None
-        else BrainPlaneScores(brain_plane, confidence, {brain_plane: confidence}),
-        gestational_age=None,
-        head=None,
-        timing=Timing(1.0, 2.0, 0.5),
-        embedding=np.ones(4, dtype=np.float32),
-        **other,
-    )
-
-
-def frame(index: int, image: NDArray[np.uint8] | None = None, **other: Any) -> fe.Frame:
-    return fe.Frame(
-        image=picture(index) if image is None else image,
-        color=other.pop("color", "gray"),
-        index=index,
-        captured_ns=other.pop("captured_ns", index * 1_000_000_000 // RATE),
-        source="/scans/Jane_Doe.dcm",
-        **other,
-    )
+from .moments import RATE, frame, picture, result
 
 
 def watch(checklist: Checklist, *results: fe.Result, first: int = 0) -> None:
@@ -240,5 +200,5 @@ def test_the_shipped_clip_gives_a_brain() -> None:
     # after 15.
     assert 126 + 30 <= kept.frame_index < 255 + 15
     assert kept.score > 0.95
-    assert kept.image.shape == (720, 960)
+    assert kept.image.shape == (720, 960, 3)
     assert "femur" not in checklist.captured()

@@ -1,0 +1,136 @@
+"""`fetalclip-edge view`: the screen, as a web page."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fetalclip_edge.backends import BACKENDS, MOST_THREADS
+from fetalclip_edge.checklist import Checklist
+from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
+from fetalclip_edge.demo import DEMO_CLIP
+from fetalclip_edge.errors import BackendError, BundleError
+from fetalclip_edge.model import Model, load
+from fetalclip_edge.results import Region
+from fetalclip_edge.stream import Stream, stream
+
+if TYPE_CHECKING:
+    from fetalclip_edge.viewer.hub import Hub
+
+__all__ = ["view_command"]
+
+
+def view_command(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="Camera, video, DICOM, folder, URL, pipeline; without, the shipped clip",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than this machine's asks for a token")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0 takes a free one")
+    ] = 8765,
+    loop: Annotated[bool, typer.Option("--loop", help="Play a recording over and over")] = False,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H", help="The ultrasound within the frame: nothing else is shown or kept"
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Save the captured pictures at the end of each exam"),
+    ] = None,
+    hold: Annotated[
+        float, typer.Option(metavar="S", help="Seconds after which a held plane counts as seen")
+    ] = 1.0,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="Model bundle, in place of the shipped one"),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
+    ] = "auto",
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
+    ] = 1,
+) -> None:
+    """Show a live source in the browser: the picture, its plane, and the checklist of the exam.
+
+    Open the address that is printed. The page can be used by touch and by keyboard (F freezes, C
+    captures, ? lists the keys), by several people at once. Ctrl-C ends it.
+
+    Example: fetalclip-edge view /dev/video0 --save exams
+    """
+    if missing := [name for name in ("fastapi", "uvicorn") if not importlib.util.find_spec(name)]:
+        fail(f'{" and ".join(missing)} not installed: pip install "fetalclip-edge[viewer]"', FAILED)
+    from fetalclip_edge.viewer.app import make_app
+    from fetalclip_edge.viewer.exams import Exams
+    from fetalclip_edge.viewer.guard import is_loopback
+    from fetalclip_edge.viewer.hub import Hub
+    from fetalclip_edge.viewer.serve import address_of, listen, show
+
+    if save is not None and save.exists() and not save.is_dir():
+        fail(f"--save {save}: is no folder", BAD_INPUT)
+    try:
+        checklist = Checklist(hold_s=hold)
+    except ValueError:
+        fail(f"--hold must be 0.1 to 10 seconds, not {hold}", BAD_INPUT)
+    chosen = _parse_region(region)
+    try:
+        listener = listen(host, port)
+    except OSError as error:
+        fail(f"cannot listen on {host} port {port}: {error.strerror or error}", BAD_INPUT)
+    hub, exams = Hub(checklist), Exams(checklist, save)
+    with listener, _open(source, loop, chosen, _load(bundle, backend, threads), hub) as live:
+        bound = listener.getsockname()[1]
+        token = None if is_loopback(host) else secrets.token_urlsafe(16)
+        app = make_app(hub, token=token, port=bound, new_exam=exams.end)
+        typer.echo(f"open {address_of(host, bound, token)}  (Ctrl-C ends)")
+        try:
+            show(live, app, hub, listener)
+        finally:
+            if save is not None:
+                typer.echo(exams.end(), err=True)
+
+
+def _load(bundle: Path | None, backend: str, threads: int) -> Model:
+    try:
+        return load(bundle, backend, threads=threads)
+    except BackendError as error:
+        fail(str(error), FAILED)
+    except (BundleError, ValueError) as error:
+        fail(str(error), BAD_INPUT)
+
+
+def _open(source: str | None, loop: bool, region: Region | None, model: Model, hub: Hub) -> Stream:
+    """The stream, its source opened: one that is not there is bad input, not a broken stream."""
+    from fetalclip_edge.viewer.loop import LoopedSource
+
+    text = str(DEMO_CLIP) if source is None else source
+    try:
+        supply = LoopedSource(text) if loop or source is None else text
+        live = stream(
+            supply, model=model, policy="latest", region=region, sinks=(hub.checklist, hub)
+        )
+        live.__enter__()
+    except (OSError, ValueError, TypeError) as error:
+        fail(str(error), BAD_INPUT)
+    return live
+
+
+def _parse_region(text: str | None) -> Region | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,5}(,\d{1,5}){3}", text):
+        fail(f"--region must be X,Y,WIDTH,HEIGHT in pixels, not {text!r}", BAD_INPUT)
+    return Region(*(int(number) for number in text.split(",")))

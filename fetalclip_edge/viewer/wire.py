@@ -1,0 +1,104 @@
+"""What goes to a page: one message for a moment, with its answer and its picture together.
+
+A message is four bytes with the length of the JSON (big endian), the JSON, and a JPEG or nothing.
+An answer never travels apart from its picture, so a page cannot pair it with another.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.checklist import ItemStatus
+from fetalclip_edge.results import Frame, Result
+
+__all__ = ["Moment", "describe", "encode_jpeg", "encode_picture", "pack"]
+
+_LONGEST_SIDE = 1280
+"""Pixels of a picture on the page: sharp on a tablet, and 100 kB as JPEG."""
+
+_QUALITY = 82
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A result of the stream with its picture, numbered from 1.
+
+    Attributes:
+        number: running number; a newer moment has a higher one.
+        result: what the stream says.
+        frame: its picture, or None where none came.
+    """
+
+    number: int
+    result: Result
+    frame: Frame | None
+
+
+def describe(
+    moment: Moment, checklist: Sequence[ItemStatus], *, ended: str | None, now_ns: int
+) -> dict[str, Any]:
+    """The JSON of a message. Holds nothing of the source's name, which may be a patient's.
+
+    Args:
+        moment: what to show.
+        checklist: where the exam stands.
+        ended: why no more will come, or None.
+        now_ns: `time.monotonic_ns()`, by which the page learns how old the picture is.
+    """
+    result, frame = moment.result, moment.frame
+    answer = result.to_dict()
+    del answer["source"]
+    age_ms = None if frame is None else round((now_ns - frame.captured_ns) / 1e6, 1)
+    return {
+        **answer,
+        "number": moment.number,
+        "reason": result.reason,
+        "age_ms": age_ms,
+        "ended": ended,
+        "checklist": [_describe_item(status) for status in checklist],
+    }
+
+
+def _describe_item(status: ItemStatus) -> dict[str, Any]:
+    kept = status.captured
+    return {
+        "item": status.item,
+        "held": round(status.held, 2),
+        "captured": None
+        if kept is None
+        else {"number": kept.number, "score": round(kept.score, 4), "by_hand": kept.by_hand},
+    }
+
+
+def encode_picture(frame: Frame) -> bytes:
+    """The region of a frame as JPEG, of at most 1280 pixels a side."""
+    image = frame.image
+    if frame.region is not None:
+        x, y, width, height = frame.region
+        image = image[y : y + height, x : x + width]
+    return encode_jpeg(image[:, :, ::-1] if frame.color == "rgb" and image.ndim == 3 else image)
+
+
+def encode_jpeg(image: NDArray[np.uint8], longest_side: int = _LONGEST_SIDE) -> bytes:
+    """A grey or BGR image as JPEG, made smaller where it is larger than `longest_side` pixels."""
+    scale = longest_side / max(image.shape[:2])
+    pixels: Any = np.ascontiguousarray(image)
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return jpeg.tobytes()
+
+
+def pack(header: dict[str, Any], jpeg: bytes) -> bytes:
+    """One message."""
+    text = json.dumps(header, allow_nan=False).encode()
+    return struct.pack(">I", len(text)) + text + jpeg

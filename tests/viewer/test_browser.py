@@ -1,0 +1,228 @@
+"""The page in a real browser, on a real stream."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetalclip_edge.demo import DEMO_CLIP
+
+from .conftest import WAIT, viewing
+
+pytestmark = pytest.mark.browser
+
+SERVER = Path(__file__).with_name("clip_server.py")
+NO_PLANE = "\u2013"
+SEVEN_INCHES = {"width": 800, "height": 480}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
+@contextmanager
+def probe(port: int) -> Iterator[subprocess.Popen[str]]:
+    """A device that streams the shipped clip, to be killed."""
+    command = [sys.executable, str(SERVER), str(DEMO_CLIP), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """An empty page of a 7-inch screen. What goes wrong in its scripts fails the test."""
+    opened = chromium.new_page(viewport=SEVEN_INCHES)
+    opened.set_default_timeout(1000 * WAIT)
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    opened.close()
+    assert errors == []
+
+
+def reaches(page: Any, state: str) -> None:
+    page.wait_for_selector(f"body[data-state={state}]")
+
+
+def picture(page: Any) -> str:
+    pixels: str = page.evaluate("document.getElementById('picture').toDataURL()")
+    return pixels
+
+
+def test_a_stream_is_seen_lost_and_found_again(page: Any, port: int) -> None:
+    with probe(port) as device, viewing(f"http://127.0.0.1:{port}/live") as (address, _):
+        page.goto(address)
+        # The plane changes: none at first, then the brain.
+        reaches(page, "out_of_domain")
+        assert page.text_content("#state-words") == "No answer"
+        assert page.text_content("#plane") == NO_PLANE
+        reaches(page, "live")
+        page.wait_for_selector("#plane:text-is('Brain')")
+        assert page.is_visible("#tag")
+        assert page.text_content("#state-words") == "Live"
+        assert page.text_content("#confidence").endswith(" %")
+        # Held for a second, it is on the checklist.
+        page.wait_for_selector("[data-item=brain].done img")
+        # The source is killed.
+        device.kill()
+        reaches(page, "no_signal")
+        assert page.text_content("#state-words") == "No signal"
+        assert page.is_visible("#veil")
+        assert page.text_content("#plane") == NO_PLANE
+        assert not page.is_visible("#tag")
+        with probe(port):
+            reaches(page, "live")
+            assert not page.is_visible("#veil")
+
+
+def test_a_picture_is_frozen_and_captured_by_keyboard_and_by_touch(page: Any) -> None:
+    with viewing("--hold", "10") as (address, _):
+        page.goto(address)
+        reaches(page, "live")
+        page.wait_for_selector("#plane:text-is('Brain')")
+        page.keyboard.press("f")
+        reaches(page, "held")
+        frozen = picture(page)
+        assert page.get_attribute("#freeze", "aria-pressed") == "true"
+        page.wait_for_selector("#state-hint:has-text('Behind it')")
+        page.click("#capture")
+        page.wait_for_selector("#notice:has-text('Captured: brain')")
+        page.wait_for_selector("[data-item=brain].done img")
+        assert picture(page) == frozen
+        page.click("#freeze")
+        reaches(page, "live")
+        # The kept picture is shown, and the keys of the screen rest meanwhile.
+        page.click("[data-item=brain]")
+        page.wait_for_selector("#captured-dialog[open] img")
+        page.keyboard.press("f")
+        assert page.get_attribute("#freeze", "aria-pressed") == "false"
+        shown = page.evaluate(
+            "document.getElementById('captured-picture').decode().then(() => "
+            "document.getElementById('captured-picture').naturalWidth)"
+        )
+        assert shown == 960
+        page.keyboard.press("Escape")
+        # A new exam, after a question.
+        page.keyboard.press("n")
+        page.click("#new-exam-dialog button:text-is('Back')")
+        assert page.is_visible("[data-item=brain].done")
+        page.wait_for_selector("#plane:text-is('Brain')")
+        kept = page.get_attribute("[data-item=brain] img", "src")
+        page.keyboard.press("c")
+        page.wait_for_selector(f"[data-item=brain] img:not([src='{kept}'])")
+        page.keyboard.press("n")
+        page.click("#new-exam-dialog button:text-is('New exam')")
+        page.wait_for_selector("[data-item=brain].missing")
+
+
+def test_a_device_that_does_not_answer_is_told_from_a_live_one(page: Any) -> None:
+    with viewing() as (address, device):
+        page.goto(address)
+        page.wait_for_selector("body:not(.veiled)")
+        device.send_signal(signal.SIGSTOP)
+        reaches(page, "lost")
+        assert page.text_content("#state-words") == "No connection"
+        assert page.is_visible("#veil")
+        assert page.text_content("#plane") == NO_PLANE
+        device.send_signal(signal.SIGCONT)
+        page.wait_for_selector("body:not(.veiled)")
+        device.kill()
+        reaches(page, "lost")
+        page.keyboard.press("c")
+        page.wait_for_selector("#notice.bad")
+
+
+def test_a_page_that_is_stuck_holds_up_no_other(page: Any, chromium: Any) -> None:
+    received = {"stuck": 0, "well": 0}
+
+    def count(who: str) -> Any:
+        def more(data: object) -> None:
+            received[who] += 1
+
+        return lambda socket: socket.on("framereceived", more)
+
+    stuck = chromium.new_page()
+    stuck.add_init_script("window.createImageBitmap = () => new Promise(() => {});")
+    stuck.on("websocket", count("stuck"))
+    page.on("websocket", count("well"))
+    with viewing() as (address, _):
+        stuck.goto(address)
+        page.goto(address)
+        while received["well"] < 20:
+            page.wait_for_timeout(100)
+        assert received["stuck"] == 2
+    stuck.close()
+
+
+def test_everything_fits_and_can_be_touched(page: Any) -> None:
+    with viewing() as (address, _):
+        page.goto(address)
+        page.wait_for_selector("[data-item=thorax]")
+        for width, height in [(800, 480), (1024, 600), (1280, 800), (1920, 1080)]:
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollHeight") == height
+            fits(page, width, height)
+        # Upright, the page may be scrolled down.
+        page.set_viewport_size({"width": 480, "height": 800})
+        fits(page, 480, 2000)
+
+
+def fits(page: Any, width: int, height: int) -> None:
+    """Nothing beyond the edges, no words cut off, and the disclaimer to be seen."""
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for name in ("#freeze", "#capture", "#new-exam", "#keys", "[data-item=femur]", "footer strong"):
+        box = page.locator(name).bounding_box()
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= width, name
+        assert box["y"] + box["height"] <= height, name
+    for name in ("#freeze", "#capture", "[data-item=femur]"):
+        assert page.locator(name).bounding_box()["height"] >= 48, name
+    assert page.text_content("footer strong") == "Not a medical device."
+    assert page.is_visible("footer strong")
+    cut = page.evaluate(
+        "[...document.querySelectorAll('button, .state, .plane, .label')]"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1)"
+        ".map(e => `${e.className} ${e.textContent.trim()}`)"
+    )
+    assert cut == [], (width, height)
+
+
+def test_the_page_is_for_keyboards_and_screen_readers(page: Any) -> None:
+    with viewing() as (address, _):
+        page.goto(address)
+        page.wait_for_selector("[data-item=thorax]")
+        assert page.get_attribute("#state-words", "aria-live") == "polite"
+        order = []
+        for _ in range(4):
+            page.keyboard.press("Tab")
+            order.append(page.evaluate("document.activeElement.id"))
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid"
+        assert order[:2] == ["freeze", "capture"]
+        identities = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        assert len(set(identities)) == len(identities)
+        page.keyboard.press("?")
+        page.wait_for_selector("#keys-dialog[open]")
+        signs = page.locator("#signs dt").all_text_contents()
+        assert len(set(signs)) == len(signs) == 7
+        page.keyboard.press("Escape")
+        assert page.locator("#keys-dialog[open]").count() == 0
+        for button in page.locator("button:visible").all():
+            assert button.get_attribute("aria-label") or button.text_content().strip()

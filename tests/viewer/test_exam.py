@@ -1,0 +1,124 @@
+"""Freezing, capturing and ending an exam from a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from fetalclip_edge.checklist import Checklist
+from fetalclip_edge.viewer.exams import Exams
+from fetalclip_edge.viewer.hub import Hub
+
+from ..moments import frame, picture, result
+from .conftest import open_page
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def test_a_page_captures_the_picture_that_it_shows(hub: Hub, client: TestClient) -> None:
+    with open_page(client) as page:
+        hub.write(result("femur", 0.9), frame(1))
+        page.take()
+        hub.write(result("abdomen", 0.9), frame(2))
+        page.take()
+        page.wish(do="capture", number=1)
+        assert page.notice() == {"notice": "Captured: femur.", "ok": True}
+        page.wish(do="shown")
+        header = page.show_until(lambda header: any(i["captured"] for i in header["checklist"]))
+    (item,) = [item for item in header["checklist"] if item["captured"]]
+    assert item == {
+        "item": "femur",
+        "held": 0.0,
+        "captured": {"number": 1, "score": 0.9, "by_hand": True},
+    }
+    answer = client.get("/captured/femur.png")
+    kept = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert kept is not None
+    assert np.array_equal(kept, picture(1))
+    assert answer.headers["cache-control"] == "no-store"
+    thumbnail = client.get("/captured/femur.jpg")
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    assert thumbnail.content.startswith(b"\xff\xd8")
+
+
+def test_a_held_picture_can_be_captured_long_after(hub: Hub, client: TestClient) -> None:
+    with open_page(client) as page:
+        hub.write(result("femur"), frame(1))
+        page.show()
+        page.wish(do="hold", number=1)
+        for number in range(2, 12):
+            hub.write(result("abdomen"), frame(number))
+            page.show_until(lambda header, number=number: header["number"] == number)
+        page.wish(do="capture", number=1)
+        assert page.notice()["notice"] == "Captured: femur."
+        page.wish(do="release")
+        page.wish(do="capture", number=1)
+        assert page.notice()["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (result("other"), "Not captured: this picture shows no standard plane."),
+        (
+            result("other", state="out_of_domain"),
+            "Not captured: this picture has no answer, so it belongs to no plane.",
+        ),
+    ],
+)
+def test_what_cannot_be_captured_is_said(
+    hub: Hub, client: TestClient, answer: object, words: str
+) -> None:
+    with open_page(client) as page:
+        hub.write(answer, frame(1))  # type: ignore[arg-type]
+        page.show()
+        page.wish(do="capture", number=1)
+        assert page.notice() == {"notice": words, "ok": False}
+
+
+def test_a_picture_that_the_page_never_showed_is_not_captured(hub: Hub, client: TestClient) -> None:
+    with open_page(client) as page:
+        page.wish(do="capture", number=7)
+        assert page.notice()["ok"] is False
+    assert hub.checklist.captured() == {}
+
+
+def test_a_new_exam_clears_every_page(hub: Hub, client: TestClient) -> None:
+    with open_page(client) as one, open_page(client) as other:
+        hub.checklist.capture(result("thorax"), frame(0))
+        hub.write(result("thorax"), frame(1))
+        assert [i["item"] for i in one.show()[0]["checklist"] if i["captured"]] == ["thorax"]
+        one.wish(do="new_exam")
+        other.show_until(lambda header: not any(i["captured"] for i in header["checklist"]))
+    assert client.get("/captured/thorax.png").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["femur.png", "nothing.png", "femur.exe", "..%2f..%2fapp.png", "femur"]
+)
+def test_a_picture_that_is_not_kept_is_not_there(client: TestClient, path: str) -> None:
+    assert client.get(f"/captured/{path}").status_code == 404
+
+
+def test_exams_are_saved_side_by_side(tmp_path: Path) -> None:
+    checklist = Checklist()
+    exams = Exams(checklist, tmp_path / "exams")
+    for item in ("femur", "thorax"):
+        checklist.capture(result(item), frame(0))
+        assert "Saved 1 pictures as exam-00" in exams.end()
+        assert checklist.captured() == {}
+    assert exams.end() == "New exam."
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert written == ["exams/exam-001/femur.png", "exams/exam-002/thorax.png"]
+
+
+def test_an_exam_that_cannot_be_saved_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "exams").write_text("no folder")
+    checklist = Checklist()
+    checklist.capture(result("femur"), frame(0))
+    assert "Not saved, so the exam goes on" in Exams(checklist, tmp_path / "exams").end()
+    assert list(checklist.captured()) == ["femur"]
