@@ -162,7 +162,8 @@ def test_too_few_frames_are_told(refused: Refused, drawn: Path, tmp_path: Path) 
     config.write_text("frames: 5000\n")
     code, said = refused(drawn, config=config)
     assert code == 2
-    assert "5000 calibration frames are wanted, only 297 are there" in said  # 24 patients' 8 planes, 105 heads
+    # 8 pictures of each of 24 patients, and 105 heads
+    assert "5000 calibration frames are wanted, only 297 are there" in said
 
 
 def test_a_plane_that_is_absent_is_told(
