@@ -8,68 +8,35 @@ validation patients, and writes what passed with a report.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import onnx
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 
+from calibration.attempts import Work, judge_graphs, rank, until_it_passes
 from calibration.confidence import fit_temperature
-from calibration.families import FAMILIES, Family, write_graphs
+from calibration.families import Family, write_graphs
 from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
-from calibration.gate import GateError, Judgement, judge
+from calibration.gate import GateError
 from calibration.report import Answers, GraphReport, write_report
-from calibration.sensitivity import Sensitivity, quantised_layers, rank_layers
 from calibration.settings import Settings, load_settings, save_settings
-from calibration.static import demand_layers, normalised
-from calibration.symmetric_int8 import METHODS, place_quantisers
+from calibration.static import demand_layers
+from calibration.symmetric_int8 import METHODS
 from export.examples import BundleData, read_data
 from export.graph import OUTPUT, export_core, with_grey_levels
-from export.measure import encode, one_thread_session
+from export.measure import Encoded, encode, one_thread_session
 from export.precisions import choose_precisions
 from export.source import Source, load_source, with_patients_apart
 from fetalclip_edge.results import PLANES
-from training.progress import image_progress
 
 __all__ = ["SETTINGS", "calibrate"]
 
 SETTINGS = "settings.yaml"
-
-_RANKED_ON = 32
-_RANGES_ON = 64
-
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What every attempt needs."""
-
-    core: Path
-    frames: Frames
-    held: Frames
-    expected: Floats
-    data: BundleData
-    source: Source
-    folder: Path
-
-    @property
-    def normalisation(self) -> tuple[float, float]:
-        return self.source.config.mean, self.source.config.std
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    path: Path
-    judgement: Judgement
-    embeddings: Floats
 
 
 def calibrate(
@@ -109,20 +76,31 @@ def calibrate(
         demand_layers(onnx.load(core).graph, settings.in_float)
         plain = with_grey_levels(onnx.load(core), source.config.mean, source.config.std)
         onnx.save(plain, fp32)
-        expected = encode(one_thread_session(fp32), held, "validation, FP32")[OUTPUT]
-        work = _Work(core, frames, held, expected, examples, source, Path(folder))
-        layers = _rank(work, settings)
-        attempts, in_float = _until_it_passes(work, settings, layers, console)
-        for family, attempt in attempts.items():
+        work = Work(
+            core,
+            (source.config.mean, source.config.std),
+            frames,
+            examples.held,
+            held,
+            encode(one_thread_session(fp32), held, "validation, FP32"),
+            source.embeddings,
+            Path(folder),
+        )
+        layers = rank(work, settings)
+        console.print(f"quantising on {len(frames)} frames", highlight=False)
+        paths = write_graphs(core, frames, work.normalisation, settings, work.folder)
+        attempts = judge_graphs(work, paths, settings.gate)
+        outcome = until_it_passes(work, settings, attempts, console, layers)
+        for family, attempt in outcome.attempts.items():
             path = out / family.file
             path.unlink(missing_ok=True)  # one of an earlier run may be there
             if attempt.judgement.passed:
                 path.write_bytes(attempt.path.read_bytes())
     reports = {
-        family: GraphReport(family.file, a.judgement, _answers(a.embeddings, examples, source))
-        for family, a in attempts.items()
+        family: GraphReport(family.file, a.judgement, _answers(a.outputs, examples, source))
+        for family, a in outcome.attempts.items()
     }
-    taken = replace(settings, in_float=(*settings.in_float, *in_float), layers_in_float=0)
+    taken = replace(settings, in_float=(*settings.in_float, *outcome.in_float), layers_in_float=0)
     save_settings(out / SETTINGS, taken)
     facts = {
         "frames": len(frames),
@@ -133,59 +111,15 @@ def calibrate(
         "validation_images": len(held),
     }
     titled = {family.title: report for family, report in reports.items()}
-    write_report(out, titled, layers, facts, _answers(expected, examples, source))
+    write_report(out, titled, layers, facts, _answers(work.fp32, examples, source))
     return reports
 
 
-def _rank(work: _Work, settings: Settings) -> list[Sensitivity]:
-    given = normalised(work.frames[:_RANGES_ON], *work.normalisation)
-    unit = 255 * work.source.config.std
-    placed = place_quantisers(onnx.load(work.core), given, unit, settings.method, settings.in_float)
-    chosen = np.linspace(0, len(work.held) - 1, min(_RANKED_ON, len(work.held))).astype(int)
-    shown = normalised(work.held[chosen], *work.normalisation)
-    with image_progress(Console(stderr=True)) as progress:
-        total = len(quantised_layers(placed.model))
-        task = progress.add_task("layers, one by one", total=total)
-        return rank_layers(placed, shown, lambda: progress.advance(task))
-
-
-def _until_it_passes(
-    work: _Work, settings: Settings, layers: Sequence[Sensitivity], console: Console
-) -> tuple[dict[Family, _Attempt], list[str]]:
-    in_float: list[str] = []
-    worst = [each.layer for each in layers][: min(settings.layers_in_float, len(layers) - 1)]
-    while True:
-        console.print(f"quantising on {len(work.frames)} frames", highlight=False)
-        attempts = _attempt(work, settings, in_float)
-        failed = {f: a for f, a in attempts.items() if not a.judgement.passed}
-        for family, attempt in failed.items():
-            failures = "; ".join(attempt.judgement.failures)
-            console.print(f"{family.title}: {failures}", highlight=False, soft_wrap=True)
-        if not failed or len(in_float) == len(worst):
-            return attempts, in_float
-        in_float.append(worst[len(in_float)])
-        console.print(f"leaving {in_float[-1]} in float32", highlight=False, soft_wrap=True)
-
-
-def _attempt(work: _Work, settings: Settings, in_float: Sequence[str]) -> dict[Family, _Attempt]:
-    found = {}
-    paths = write_graphs(
-        work.core, work.frames, work.normalisation, settings, work.folder, in_float
-    )
-    for family in FAMILIES:
-        session = one_thread_session(paths[family], family.on_integers)
-        rows = encode(session, work.held, f"validation, {family.title}")[OUTPUT]
-        prompts = work.source.embeddings
-        judgement = judge(work.expected, rows, work.data.held, prompts, settings.gate)
-        found[family] = _Attempt(paths[family], judgement, rows)
-    return found
-
-
-def _answers(embeddings: Floats, data: BundleData, source: Source) -> Answers:
+def _answers(outputs: Encoded, data: BundleData, source: Source) -> Answers:
     """Of the planes, at the likeliest temperature."""
     planes = np.array([example.facts.plane for example in data.held])
     truth = np.array([PLANES.index(plane) for plane in planes])
-    cosines = embeddings @ source.embeddings["planes"].T
+    cosines = outputs[OUTPUT] @ source.embeddings["planes"].T
     scores = softmax(cosines / fit_temperature(cosines, truth), axis=1)
     return Answers(scores.max(axis=1).astype(float), scores.argmax(axis=1) == truth)
 

@@ -8,14 +8,8 @@ a residual stream, so that a compiler can fuse all of it. Biases and the rest st
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import re
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +21,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 
 from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
+from calibration.modelopt_process import place_with_modelopt
 from calibration.static import (
     CORE_INPUT,
     CORRECTED_ON,
@@ -120,7 +115,7 @@ def place_quantisers(
         if method == "onnxruntime":
             _with_onnxruntime(path, frames, apart, out)
         else:
-            _with_modelopt(path, frames, apart, method.partition("-")[2], out)
+            place_with_modelopt(path, frames, apart, method.partition("-")[2], out)
         model = onnx.load(out)
     _store_integers(model)
     _keep_grey_levels(model, frames, unit)
@@ -165,48 +160,6 @@ def _with_onnxruntime(
                 "OpTypesToExcludeOutputQuantization": ["Conv"],
             },
         )
-
-
-def _with_modelopt(
-    core: Path, frames: NDArray[np.float32], apart: Sequence[str], ranges: str, out: Path
-) -> None:
-    with _silent():
-        try:
-            from modelopt.onnx.quantization import quantize
-        except ImportError as error:
-            raise RuntimeError(
-                f'this method needs NVIDIA\'s modelopt: pip install "fetalclip-edge[export]" '
-                f"({error})"
-            ) from error
-        quantize(
-            str(core),
-            quantize_mode="int8",
-            calibration_data={CORE_INPUT: frames},
-            calibration_method=ranges,
-            calibration_eps=["cpu"],
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=[f"{re.escape(name)}$" for name in apart],
-            high_precision_dtype="fp32",
-            output_path=str(out),
-            log_level="ERROR",
-        )
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without modelopt's warnings and bars; its errors are raised all the same."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _store_integers(model: onnx.ModelProto) -> None:

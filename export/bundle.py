@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save as encode_arrays
 
-from calibration.frames import calibration_set, demand_planes, read_frames, without_repeats
-from calibration.gate import Gate, GateError, judge
-from calibration.onnxruntime_int8 import quantise
+from calibration.attempts import Outcome, Work, judge_graphs, until_it_passes
+from calibration.families import CPU, FAMILIES, GPU, Family, write_graphs
+from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
+from calibration.gate import GateError
+from calibration.settings import Settings, load_settings
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
@@ -51,11 +53,9 @@ from training.datasets import Example
 
 __all__ = ["GateError", "export_bundle"]
 
-GRAPH = "encoder.cpu.onnx"
 _FP32, _FP16 = "encoder.onnx", "encoder.fp16.onnx"
 _PARITY_FRAMES = 16
-_CALIBRATION_FRAMES = 256
-_SEED = 0
+_SETTINGS = Settings()
 _TIMING_ROUNDS = 200
 
 
@@ -71,22 +71,28 @@ class Frames:
 class Exported:
     """The graphs in a working folder; FP32 is there always, to measure the others by."""
 
+    core: Path
     fp32: Path
-    int8: Path | None = None
+    int8: Mapping[Family, Path] = field(default_factory=dict)
     fp16: Path | None = None
 
     def carried(self, precisions: Sequence[str]) -> dict[str, dict[str, Path]]:
         """Backend -> precision -> graph, of what a bundle of these precisions holds.
 
-        FP16 is for GPUs: their runtimes take precision from the graph.
+        FP16 is for GPUs: their runtimes take precision from the graph. It comes before INT8, which
+        no GPU has measured yet.
         """
-        graphs: dict[str, dict[str, Path]] = {"onnxruntime": {}}
-        if self.int8 is not None:
-            graphs["onnxruntime"]["int8"] = self.int8
+        graphs: dict[str, dict[str, Path]] = {
+            backend: {} for family in FAMILIES for backend in family.backends
+        }
+        if self.fp16 is not None:
+            for backend in GPU.backends:
+                graphs[backend]["fp16"] = self.fp16
+        for family, path in self.int8.items():
+            for backend in family.backends:
+                graphs[backend]["int8"] = path
         if "fp32" in precisions:
             graphs["onnxruntime"]["fp32"] = self.fp32
-        if self.fp16 is not None:
-            graphs["tensorrt"] = graphs["tensorrt_rtx"] = {"fp16": self.fp16}
         return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
 
@@ -100,6 +106,7 @@ def export_bundle(
     console: Console,
     precisions: Sequence[str] = (),
     judged_by: Path | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
@@ -111,17 +118,20 @@ def export_bundle(
         name: of the bundle.
         version: of the bundle.
         console: for progress.
-        precisions: of the graphs to write: "int8" and "fp32" for ONNX Runtime, "fp16" for
-            TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published models.
+        precisions: of the graphs to write: "int8" for all runtimes, "fp32" for ONNX Runtime,
+            "fp16" for TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published
+            models.
         judged_by: the twin of a model that learned from nearly all patients: trained alike, with
             more of them held out. Confidence and abstention are fitted to what it makes of those.
+        settings: how to quantise, and the limits of the gate.
 
     Returns:
         The metrics that the manifest holds.
 
     Raises:
         ParityError: a graph does not give PyTorch's embeddings; nothing is written.
-        GateError: INT8 fails the accuracy gate on validation; nothing is written.
+        GateError: INT8 for CPUs fails the accuracy gate on validation; nothing is written. That for
+            GPUs is left out alone.
         FileNotFoundError: `run` or `data` lacks a file.
         ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
             or `run` was trained on other data; or the twin is none.
@@ -131,22 +141,37 @@ def export_bundle(
     precisions = choose_precisions(release, precisions)
     twin = None if judged_by is None else load_twin(judged_by, release)
     examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
+    settings = _SETTINGS if settings is None else settings
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
-        console.print(
-            f"exporting {', '.join(precisions)}, with {_CALIBRATION_FRAMES} training frames"
-        )
-        chosen = calibration_set(without_repeats(examples.learned), _CALIBRATION_FRAMES, _SEED)
+        console.print(f"exporting {', '.join(precisions)}, with {settings.frames} training frames")
+        chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
         demand_planes(chosen)
-        graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work), precisions)
+        frames = _read(chosen, release).pixels
+        graphs = _make_graphs(release, frames, Path(work), precisions, settings)
         sessions = {"fp32": one_thread_session(graphs.fp32)}
-        if graphs.int8 is not None:
-            sessions["int8"] = one_thread_session(graphs.int8)
-        main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         held = _encode_both(sessions, validation, "validation")
+        calibration: dict[str, Any] | None = None
+        if graphs.int8:
+            to_do = Work(
+                graphs.core,
+                (release.config.mean, release.config.std),
+                frames,
+                examples.held,
+                validation.pixels,
+                held["fp32"],
+                release.embeddings,
+                Path(work),
+            )
+            attempts = judge_graphs(to_do, graphs.int8, settings.gate)
+            outcome = until_it_passes(to_do, settings, attempts, console)
+            graphs = replace(graphs, int8=_passed(outcome, console))
+            calibration = _account(outcome, settings, frames)
+            sessions["int8"] = one_thread_session(graphs.int8[CPU])
+            held["int8"] = outcome.attempts[CPU].outputs
+        main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         judged = measure_precisions(held, examples.held, release)
-        _gate(held, examples, release)
         fitted = _fit(sessions[main_one], examples, held[main_one], release, twin)
         metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
@@ -164,6 +189,7 @@ def export_bundle(
             fitted.temperatures,
             {"domain_distance": fitted.domain_distance},
             metrics,
+            calibration=calibration,
             graphs={
                 backend: {precision: graph.name for precision, graph in each.items()}
                 for backend, each in graphs.carried(precisions).items()
@@ -194,22 +220,55 @@ def _check_out(out: Path) -> None:
 
 
 def _make_graphs(
-    release: Source, frames: NDArray[np.uint8], work: Path, precisions: Sequence[str]
+    release: Source,
+    frames: NDArray[np.uint8],
+    work: Path,
+    precisions: Sequence[str],
+    settings: Settings,
 ) -> Exported:
     config = release.config
-    core, fp32, int8, fp16 = (work / name for name in ("core.onnx", _FP32, GRAPH, _FP16))
+    core, fp32, fp16 = (work / name for name in ("core.onnx", _FP32, _FP16))
     export_core(release.tower, core)
-    onnx.save(with_grey_levels(onnx.load(core), config.mean, config.std), fp32)
+    normalisation = (config.mean, config.std)
+    onnx.save(with_grey_levels(onnx.load(core), *normalisation), fp32)
     some = frames[:_PARITY_FRAMES]
     check_parity(release.tower, fp32, some, some, "fp32")
+    int8 = {}
     if "int8" in precisions:
-        quantise(core, frames, config.mean, config.std, int8)
+        int8 = write_graphs(core, frames, normalisation, settings, work)
     if "fp16" in precisions:
         onnx.save(to_fp16(fp32, some), fp16)
         check_parity(release.tower, fp16, some, some, "fp16")
-    return Exported(
-        fp32, int8 if "int8" in precisions else None, fp16 if "fp16" in precisions else None
-    )
+    return Exported(core, fp32, int8, fp16 if "fp16" in precisions else None)
+
+
+def _passed(outcome: Outcome, console: Console) -> dict[Family, Path]:
+    """The INT8 graphs that the bundle gets; judged by validation: the test chooses nothing."""
+    judged = outcome.attempts[CPU].judgement
+    if not judged.passed:
+        raise GateError(f"INT8 fails the accuracy gate: {'; '.join(judged.failures)}")
+    for family, attempt in outcome.attempts.items():
+        if not attempt.judgement.passed:
+            console.print(
+                f"the bundle has no INT8 for {family.title}; python -m calibration.int8 tells more",
+                highlight=False,
+                soft_wrap=True,
+            )
+    return {f: a.path for f, a in outcome.attempts.items() if a.judgement.passed}
+
+
+def _account(outcome: Outcome, settings: Settings, frames: NDArray[np.uint8]) -> dict[str, Any]:
+    """What the manifest says of the calibration."""
+    return {
+        "frames": len(frames),
+        "seed": settings.seed,
+        "sha256_of_frames": hash_of(frames),
+        "method": settings.method,
+        "in_float": [*settings.in_float, *outcome.in_float],
+        "gate": {
+            family.file: attempt.judgement.to_dict() for family, attempt in outcome.attempts.items()
+        },
+    }
 
 
 def _encode_both(
@@ -271,16 +330,6 @@ def _measure(
     processor = describe_machine()["processor"]
     metrics["latency_measured_on"] = f"{processor}, onnxruntime {ort.__version__}"
     return metrics
-
-
-def _gate(held: dict[str, Encoded], examples: BundleData, release: Source) -> None:
-    """Judge by the validation patients: the test patients choose nothing."""
-    if "int8" not in held:
-        return
-    fp32, int8 = held["fp32"][OUTPUT], held["int8"][OUTPUT]
-    found = judge(fp32, int8, examples.held, release.embeddings, Gate())
-    if not found.passed:
-        raise GateError(f"INT8 fails the accuracy gate: {'; '.join(found.failures)}")
 
 
 def _write(
@@ -346,8 +395,8 @@ def main(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="of a graph to write, again for more: int8 and fp32 for ONNX Runtime, fp16 for "
-            "TensorRT; otherwise int8 and fp16, and for published models fp32 and fp16"
+            help="of a graph to write, again for more: int8 for every runtime, fp32 for ONNX "
+            "Runtime, fp16 for TensorRT; otherwise int8 and fp16, of published models fp32, fp16"
         ),
     ] = None,
     judged_by: Annotated[
@@ -357,6 +406,10 @@ def main(
             help="of a RUN that learned from nearly all patients, the twin that held more of them "
             "out: confidence and abstention are fitted to those",
         ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="how to quantise: YAML, such as settings.yaml of calibration.int8"),
     ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
@@ -373,6 +426,7 @@ def main(
             console=console,
             precisions=wanted,
             judged_by=judged_by,
+            settings=None if config is None else load_settings(config),
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -46,6 +46,7 @@ def describe(
     thresholds: dict[str, float],
     metrics: dict[str, Any],
     *,
+    calibration: dict[str, Any] | None,
     graphs: dict[str, dict[str, str]],
     name: str,
     version: str,
@@ -58,6 +59,7 @@ def describe(
         temperatures: task -> temperature.
         thresholds: name -> value.
         metrics: as measured at export.
+        calibration: of the INT8 graphs; None without any.
         graphs: backend -> precision -> file name.
         name: of the bundle.
         version: of the bundle.
@@ -87,6 +89,7 @@ def describe(
         },
         "thresholds": thresholds,
         "metrics": metrics,
+        **({} if calibration is None else {"calibration": calibration}),
         "limits": limits,
     }
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import export.bundle as exporter
+from calibration.settings import Settings
 from export.bundle import export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
 from training.shards import read_manifest, write_shards
@@ -50,7 +51,7 @@ def made(
     (work / "run" / "model.json").write_text(json.dumps(description))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "_make_graphs", lambda *_: graphs)
-        patch.setattr(exporter, "_CALIBRATION_FRAMES", 48)
+        patch.setattr(exporter, "_SETTINGS", Settings(frames=48))
         patch.setattr(exporter, "_TIMING_ROUNDS", 2)
         console = Console(file=io.StringIO())
         out = work / "bundle"

@@ -21,9 +21,11 @@ from safetensors.numpy import load_file
 from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score
 
+import calibration.attempts as attempts
 import export.bundle as exporter
 import fetalclip_edge as fe
 from calibration.gate import Gate, Judgement
+from calibration.settings import Settings
 from export.bundle import GateError, export_bundle, main, report
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, BundleIntegrityError
@@ -61,7 +63,7 @@ def bundle(command: subprocess.CompletedProcess[str]) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch, graphs: exporter.Exported) -> None:
     """Enough for runs whose numbers nobody reads."""
     monkeypatch.setattr(exporter, "_make_graphs", lambda *_: graphs)
-    monkeypatch.setattr(exporter, "_CALIBRATION_FRAMES", 16)
+    monkeypatch.setattr(exporter, "_SETTINGS", Settings(frames=16, layers_in_float=0))
     monkeypatch.setattr(exporter, "_TIMING_ROUNDS", 2)
 
 
@@ -93,12 +95,15 @@ def test_the_command_writes_a_bundle_that_the_sdk_accepts(bundle: Path) -> None:
     loaded = ModelBundle.load(bundle)
     assert (loaded.name, loaded.version, loaded.license) == ("tiny", "1.2.3", "Apache-2.0")
     assert loaded.embedding_dim == 16
-    half = {"fp16": "encoder.fp16.onnx"}
+    for_cpus = {"int8": "encoder.cpu.onnx"}
+    for_gpus = {"fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
     assert loaded.graphs == {
-        "onnxruntime": {"int8": "encoder.cpu.onnx"},
-        "tensorrt": half,
-        "tensorrt_rtx": half,
+        "onnxruntime": for_cpus,
+        "openvino": for_cpus,
+        "tensorrt": for_gpus,
+        "tensorrt_rtx": for_gpus,
     }
+    assert list(loaded.graphs["tensorrt"]) == ["fp16", "int8"]  # the first is taken
     assert (loaded.preprocess.size, loaded.preprocess.dtype) == (64, "uint8")
     assert loaded.prompt_sets["planes"].labels == PLANES
     assert loaded.prompt_sets["brain_planes"].labels == BRAIN_PLANES
@@ -129,6 +134,16 @@ def test_the_graph_is_int8_and_takes_the_bytes_of_the_frame(bundle: Path) -> Non
     readers = {node.op_type for node in graph.node if "image" in node.input}
     assert readers == {"DequantizeLinear"}
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_the_manifest_says_what_int8_was_calibrated_on(bundle: Path) -> None:
+    found = json.loads((bundle / "manifest.json").read_text())["calibration"]
+    assert (found["frames"], found["seed"], found["method"]) == (256, 0, "onnxruntime")
+    assert len(found["sha256_of_frames"]) == 64
+    assert set(found["gate"]) == {"encoder.cpu.onnx", "encoder.int8.onnx"}
+    for judged in found["gate"].values():
+        assert judged["passed"]
+        assert 0.99 < judged["cosine_mean"] < 1.0001
 
 
 def test_standard_output_holds_the_metrics_of_the_manifest_and_no_more(
@@ -280,7 +295,7 @@ FAILURE = "F1 of femur falls by 40.0 points"
 def judged(monkeypatch: pytest.MonkeyPatch, *failures: str) -> None:
     """The gate finds these failures, whatever it is shown."""
     found = Judgement({}, {}, {}, 1.0, 1.0, (0.0, 0.0), list(failures))
-    monkeypatch.setattr(exporter, "judge", lambda *_: found)
+    monkeypatch.setattr(attempts, "judge", lambda *_: found)
 
 
 @pytest.mark.usefixtures("quick")
@@ -297,20 +312,45 @@ def test_int8_that_fails_the_gate_is_not_written(
 def test_the_gate_sees_both_precisions_of_the_validation_patients(
     run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
+    seen: list[tuple[Any, ...]] = []
 
     def look(*given: Any) -> Judgement:
-        seen.extend(given)
+        seen.append(given)
         return Judgement({}, {}, {}, 1.0, 1.0, (0.0, 0.0))
 
-    monkeypatch.setattr(exporter, "judge", look)
+    monkeypatch.setattr(attempts, "judge", look)
     export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=quiet())
-    fp32, int8, examples, prompts, gate = seen
-    assert {example.group for example in examples} <= load_release(run).held_out
-    assert fp32.shape == int8.shape == (len(examples), 16)
-    assert not np.array_equal(fp32, int8)
-    assert set(prompts) == {"planes", "brain_planes"}
-    assert gate == Gate()
+    assert len(seen) == 2  # one graph of each family of runtimes
+    assert not np.array_equal(seen[0][1], seen[1][1])
+    for fp32, int8, examples, prompts, gate in seen:
+        assert {example.group for example in examples} <= load_release(run).held_out
+        assert fp32.shape == int8.shape == (len(examples), 16)
+        assert not np.array_equal(fp32, int8)
+        assert set(prompts) == {"planes", "brain_planes"}
+        assert gate == Gate()
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8_for_gpus_that_fails_the_gate_is_left_out_alone(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter([[], [FAILURE]])
+    monkeypatch.setattr(
+        attempts, "judge", lambda *_: Judgement({}, {}, {}, 1.0, 1.0, (0.0, 0.0), next(verdicts))
+    )
+    console = quiet()
+    export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=console)
+    loaded = ModelBundle.load(tmp_path / "out")
+    assert loaded.graphs["tensorrt"] == {"fp16": "encoder.fp16.onnx"}
+    assert loaded.graphs["openvino"] == {"int8": "encoder.cpu.onnx"}
+    assert not (tmp_path / "out" / "encoder.int8.onnx").exists()
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert FAILURE in said
+    assert "the bundle has no INT8 for TensorRT and TensorRT-RTX" in said
+    # The manifest keeps why.
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["calibration"]["gate"]["encoder.int8.onnx"]["failures"] == [FAILURE]
 
 
 @pytest.mark.usefixtures("quick")

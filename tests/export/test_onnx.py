@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import export.bundle as bundler
 import export.onnx as exporter
 import fetalclip_edge as fe
+from calibration.settings import Settings
 from export.onnx import export_graph
 from export.parity import ParityError, check_parity
 from export.precisions import choose_precisions
@@ -232,7 +233,7 @@ def test_a_published_model_becomes_a_bundle_that_the_sdk_runs(
 ) -> None:
     # Given a file of a published model
     monkeypatch.setattr("export.source._read_file", lambda _path: mobile)
-    monkeypatch.setattr(bundler, "_CALIBRATION_FRAMES", 16)
+    monkeypatch.setattr(bundler, "_SETTINGS", Settings(frames=16))
     monkeypatch.setattr(bundler, "_TIMING_ROUNDS", 2)
     (tmp_path / "weights.pt").write_bytes(b"x")
     # When it is made into a bundle of FP32

@@ -1,0 +1,147 @@
+"""INT8 graphs that are judged, and layers left in float32 until they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+
+from calibration.families import Family, write_graphs
+from calibration.gate import Gate, Judgement, judge
+from calibration.sensitivity import Sensitivity, quantised_layers, rank_layers
+from calibration.settings import Settings
+from calibration.static import normalised
+from calibration.symmetric_int8 import place_quantisers
+from export.graph import OUTPUT
+from export.measure import Encoded, encode, one_thread_session
+from training.datasets import Example
+from training.progress import image_progress
+
+__all__ = ["Attempt", "Outcome", "Work", "judge_graphs", "rank", "until_it_passes"]
+
+_RANKED_ON = 32
+_RANGES_ON = 64
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every attempt needs.
+
+    Attributes:
+        core: graph written by `export.graph.export_core`.
+        normalisation: mean and deviation, in units of 0 to 1.
+        frames: calibration set, uint8 `(N, 1, S, S)`.
+        examples: of validation patients, all labelled with a plane.
+        held: their frames, uint8 `(V, 1, S, S)`.
+        fp32: what the graph in float32 makes of those.
+        prompts: task -> embeddings of its classes `(classes, D)`.
+        folder: for graphs.
+    """
+
+    core: Path
+    normalisation: tuple[float, float]
+    frames: Frames
+    examples: Sequence[Example]
+    held: Frames
+    fp32: Encoded
+    prompts: dict[str, NDArray[np.float32]]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A graph, what it makes of the validation frames, and how good that is."""
+
+    path: Path
+    outputs: Encoded
+    judgement: Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far it came.
+
+    Attributes:
+        attempts: family of runtimes -> the last attempt at its graph.
+        in_float: layers that were left in float32 for it, besides those of the settings.
+        layers: all by what they cost, where that was measured.
+    """
+
+    attempts: Mapping[Family, Attempt]
+    in_float: tuple[str, ...] = ()
+    layers: Sequence[Sensitivity] = field(default=())
+
+
+def judge_graphs(work: Work, paths: Mapping[Family, Path], gate: Gate) -> dict[Family, Attempt]:
+    """Run graphs on the validation frames and judge them against FP32."""
+    found = {}
+    for family, path in paths.items():
+        session = one_thread_session(path, family.on_integers)
+        outputs = encode(session, work.held, f"validation, INT8 for {family.title}")
+        judgement = judge(work.fp32[OUTPUT], outputs[OUTPUT], work.examples, work.prompts, gate)
+        found[family] = Attempt(path, outputs, judgement)
+    return found
+
+
+def rank(work: Work, settings: Settings) -> list[Sensitivity]:
+    """What each convolution of the symmetric graph costs alone, the worst first."""
+    mean, std = work.normalisation
+    placed = place_quantisers(
+        onnx.load(work.core),
+        normalised(work.frames[:_RANGES_ON], mean, std),
+        255 * std,
+        settings.method,
+        settings.in_float,
+    )
+    chosen = np.linspace(0, len(work.held) - 1, min(_RANKED_ON, len(work.held))).astype(int)
+    shown = normalised(work.held[chosen], mean, std)
+    with image_progress(Console(stderr=True)) as progress:
+        total = len(quantised_layers(placed.model))
+        task = progress.add_task("layers, one by one", total=total)
+        return rank_layers(placed, shown, lambda: progress.advance(task))
+
+
+def until_it_passes(
+    work: Work,
+    settings: Settings,
+    attempts: Mapping[Family, Attempt],
+    console: Console,
+    layers: Sequence[Sensitivity] = (),
+) -> Outcome:
+    """Leave one layer more in float32, the worst first, until the gate passes or it is enough.
+
+    Args:
+        work: what to work on.
+        settings: how; `layers_in_float` is where it ends.
+        attempts: at both graphs with nothing more in float32.
+        console: for progress.
+        layers: by what they cost, where that is known.
+    """
+    in_float: list[str] = []
+    while failed := {f: a for f, a in attempts.items() if not a.judgement.passed}:
+        for family, attempt in failed.items():
+            failures = "; ".join(attempt.judgement.failures)
+            console.print(
+                f"INT8 for {family.title} fails the gate: {failures}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if len(in_float) == settings.layers_in_float:
+            break
+        layers = layers or rank(work, settings)
+        if len(in_float) + 1 >= len(layers):
+            break
+        in_float.append(layers[len(in_float)].layer)
+        console.print(f"leaving {in_float[-1]} in float32", highlight=False, soft_wrap=True)
+        paths = write_graphs(
+            work.core, work.frames, work.normalisation, settings, work.folder, in_float
+        )
+        attempts = judge_graphs(work, paths, settings.gate)
+    return Outcome(attempts, tuple(in_float), layers)
