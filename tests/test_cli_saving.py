@@ -80,12 +80,36 @@ def test_what_cannot_be_saved_is_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_that_is_not_there_leaves_no_file(
-    command_line: CommandLine, tmp_path: Path
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["missing.mp4"],
+        [DEMO_CLIP, "--policy", "newest"],
+        [DEMO_CLIP, "--policy", "latest", "--pixel-size-mm", "-1"],
+    ],
+)
+def test_a_mistake_elsewhere_overwrites_nothing(
+    mistake: list[str], command_line: CommandLine, tmp_path: Path
 ) -> None:
-    run = command_line("stream", "missing.mp4", "--save-jsonl", tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text("yesterday")
+    run = command_line("stream", *mistake, "--save-jsonl", tmp_path / "a.jsonl")
     assert run.code == 2
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "a.jsonl").read_text() == "yesterday"
+
+
+@pytest.mark.parametrize("policy", ["all", "latest"])
+def test_ctrl_c_leaves_a_video_that_plays(policy: str, tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"  # which nothing plays that was not finished
+    command = [*COMMAND, "--json", "--policy", policy, "--save-video", str(video)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    with av.open(str(video)) as container:
+        assert len(list(container.decode(video=0))) >= 1
 
 
 def test_a_full_disk_ends_the_saving_of_a_recording(command_line: CommandLine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -75,6 +76,44 @@ def test_a_program_that_ends_without_closing_ends_at_once_and_loses_nothing(
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["frame_index"] for line in lines][:20] == list(range(20))
+
+
+ENDLESS_LOOP = (
+    UNCLOSED.partition("live = ")[0]
+    + """
+import asyncio, threading
+
+async def main():
+    async with fe.stream(device(), model=LiveModel(), sinks=[fe.JsonlSink(sys.argv[1])]) as live:
+        async for result in live:
+            print("ready", flush=True)
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("ended", *(t.name for t in threading.enumerate() if "fetalclip" in t.name))
+"""
+)
+
+
+def test_ctrl_c_ends_a_stream_of_an_event_loop(tmp_path: Path, repository: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", ENDLESS_LOOP, str(tmp_path / "a.jsonl")]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        cwd=repository,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    # No thread of ours is left, and no line was lost.
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "ended", "")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert len(lines) >= 1 + out.count("ready")
 
 
 def test_streams_leave_no_thread_and_no_handle(model: Stub, tmp_path: Path) -> None:
