@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDoneError
@@ -10,6 +12,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 __all__ = ["Lane"]
+
+_log = logging.getLogger("fetalclip_edge")
 
 T = TypeVar("T")
 
@@ -33,9 +37,14 @@ class Lane:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._last: Future[object] | None = None
         self._thread = threading.Thread(
-            target=self._run, name=f"fetalclip-edge driver {name}", daemon=True
+            target=_run,
+            args=(self._calls, name),
+            name=f"fetalclip-edge driver {name}",
+            daemon=True,
         )
         self._thread.start()
+        # For a source that is dropped without `close`: the thread knows the calls alone.
+        weakref.finalize(self, self._calls.put, None)
 
     @property
     def alive(self) -> bool:
@@ -79,6 +88,11 @@ class Lane:
         if idle and self._thread is not threading.current_thread():
             self._thread.join(_RELEASE_S)
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
+
+def _run(calls: SimpleQueue[Callable[[], object] | None], name: str) -> None:
+    while (call := calls.get()) is not None:
+        try:
             call()
+        except Exception as error:
+            _log.warning("%s did not close: %s", name, error)
+        call = None  # what it holds is not needed until the next

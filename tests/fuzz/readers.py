@@ -24,6 +24,7 @@ import typer
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from rich.console import Console
 
+NAMES = ["image", "dicom", "igtl", "manifest"]
 SEEDS = Path(__file__).parent / "seeds"
 _SLOWEST_S = 10
 _MOST_MEMORY = 2**30
@@ -89,8 +90,10 @@ def _round(name: str, seconds: float, console: Console) -> tuple[int, Path | Non
         )
         if done.returncode == 0:
             return int(done.stdout), None
-        data = current.read_bytes()
         console.print(done.stderr[-3000:], markup=False)
+        if not current.exists():
+            raise typer.Exit(1)  # it did not come so far as to read anything
+        data = current.read_bytes()
         kept = SEEDS / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.bin"
         kept.write_bytes(data)
         return 0, kept
@@ -108,7 +111,10 @@ def main(
         typer.echo(fuzz(only, seconds, seed, current))
         return
     console = Console(stderr=True)
-    names = [only] if only else ["image", "dicom", "igtl", "manifest"]
+    if only and only not in NAMES:
+        console.print(f"--only must be one of {', '.join(NAMES)}, not {only!r}")
+        raise typer.Exit(2)
+    names = [only] if only else NAMES
     counts, failed = dict.fromkeys(names, 0), 0
     end = time.monotonic() + 60 * minutes
     for name in itertools.cycle(names):

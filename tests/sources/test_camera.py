@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -210,6 +211,23 @@ def test_a_camera_that_hangs_while_it_opens_is_timed_out_and_released_later():
     go_on.set()
     source._lane._thread.join(10)
     assert (capture.released, threads()) == (1, [])
+
+
+def test_a_camera_that_is_dropped_or_fails_to_close_leaves_no_thread(caplog):
+    class Stuck(FakeCapture):
+        def release(self):
+            raise cv2.error("device gone")
+
+    dropped = camera(FakeCapture(COLOR))
+    dropped.open()
+    lane = dropped._lane._thread
+    del dropped
+    gc.collect()
+    lane.join(10)
+    with camera(Stuck(COLOR)) as source:
+        source.read()
+    assert "/dev/video0 did not close" in caplog.text
+    assert threads() == []
 
 
 def test_a_picture_that_came_too_late_is_not_given_later():
