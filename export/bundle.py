@@ -31,6 +31,7 @@ from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, fit
 from export.graph import OUTPUT, export_core, with_grey_levels
+from export.head import HeadExport
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
@@ -46,7 +47,11 @@ from export.replacing import new_bundle
 from export.source import Source, load_source, with_patients_apart
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
 from training.datasets import Example
+from training.head_release import load_head
+from training.models import ImageTower
+from training.models.decoder import HeadDecoder
 
 __all__ = ["GateError", "export_bundle"]
 
@@ -98,6 +103,7 @@ def export_bundle(
     version: str,
     console: Console,
     precisions: Sequence[str] = (),
+    head: Path | None = None,
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
@@ -111,6 +117,7 @@ def export_bundle(
         console: for progress.
         precisions: of the graphs to write: "int8" and "fp32" for ONNX Runtime, "fp16" for
             TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published models.
+        head: folder written by `training.segmentation` on this run, for a map of the head.
 
     Returns:
         The metrics that the manifest holds.
@@ -119,11 +126,12 @@ def export_bundle(
         ParityError: a graph does not give PyTorch's embeddings; nothing is written.
         GateError: INT8 fails the accuracy gate on validation; nothing is written.
         FileNotFoundError: `run` or `data` lacks a file.
-        ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
-            or `run` was trained on other data.
+        ValueError: `out` exists and is not a bundle, `run`, `head` or `data` does not hold what it
+            must, `run` was trained on other data, or `head` on another run's maps.
     """
     _check_out(out)
     release = with_patients_apart(load_source(run), data)
+    decoder = None if head is None else _read_head(head, release)
     precisions = choose_precisions(release, precisions)
     examples = read_data(data, release.held_out, release.origin.data_sha256)
     validation = _read(examples.held, release)
@@ -134,7 +142,13 @@ def export_bundle(
         )
         chosen = calibration_set(without_repeats(examples.learned), _CALIBRATION_FRAMES, _SEED)
         demand_planes(chosen)
-        graphs = _make_graphs(release, _read(chosen, release).pixels, Path(work), precisions)
+        graphs = _make_graphs(
+            release,
+            _read(chosen, release).pixels,
+            Path(work),
+            precisions,
+            None if decoder is None else decoder.release.decoder,
+        )
         sessions = {"fp32": one_thread_session(graphs.fp32)}
         if graphs.int8 is not None:
             sessions["int8"] = one_thread_session(graphs.int8)
@@ -169,10 +183,24 @@ def export_bundle(
             name=name,
             version=version,
         )
+        if decoder is not None:
+            manifest["head"] = decoder.described(
+                examples.held,
+                held[main_one][HEAD_OUTPUT],
+                examples.heads,
+                _head_maps(sessions[main_one], examples.heads, release),
+            )
+            metrics["head"] = manifest["head"]["metrics"]
         reference = encode_arrays(reference_tensors(sessions["fp32"], release.preprocess))
         files = {g for each in graphs.carried(precisions).values() for g in each.values()}
         _write(release, sorted(files), fitted, reference, manifest, out)
     return metrics
+
+
+def _read_head(folder: Path, release: Source) -> HeadExport:
+    if not isinstance(release.tower, ImageTower):
+        raise ValueError(f"--head {folder} is for models that were trained here")
+    return HeadExport(load_head(folder, release.tower), release.config.image_size)
 
 
 def _read(examples: list[Example], release: Source) -> Frames:
@@ -192,11 +220,15 @@ def _check_out(out: Path) -> None:
 
 
 def _make_graphs(
-    release: Source, frames: NDArray[np.uint8], work: Path, precisions: Sequence[str]
+    release: Source,
+    frames: NDArray[np.uint8],
+    work: Path,
+    precisions: Sequence[str],
+    decoder: HeadDecoder | None = None,
 ) -> Exported:
     config = release.config
     core, fp32, int8, fp16 = (work / name for name in ("core.onnx", _FP32, GRAPH, _FP16))
-    export_core(release.tower, core)
+    export_core(release.tower, core, decoder)
     onnx.save(with_grey_levels(onnx.load(core), config.mean, config.std), fp32)
     some = frames[:_PARITY_FRAMES]
     check_parity(release.tower, fp32, some, some, "fp32")
@@ -249,6 +281,15 @@ def _measure(
     processor = describe_machine()["processor"]
     metrics["latency_measured_on"] = f"{processor}, onnxruntime {ort.__version__}"
     return metrics
+
+
+def _head_maps(
+    session: ort.InferenceSession, heads: list[Example], release: Source
+) -> NDArray[np.float32]:
+    """The graph's maps of test heads, `(N, 1, H, W)`; none of none."""
+    if not heads:
+        return np.empty((0, 1, 1, 1), np.float32)
+    return encode(session, _read(heads, release).pixels, "test, heads")[HEAD_OUTPUT]
 
 
 def _gate(held: dict[str, Encoded], examples: BundleData, release: Source) -> None:
@@ -328,6 +369,10 @@ def main(
             "TensorRT; otherwise int8 and fp16, and for published models fp32 and fp16"
         ),
     ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="folder written by training.segmentation, to measure heads with"),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
     """Export, quantise, calibrate and measure a trained model, and write its bundle."""
@@ -335,7 +380,14 @@ def main(
     try:
         wanted = [each.value for each in precision or []]
         metrics = export_bundle(
-            run, data, out, name=name, version=version, console=console, precisions=wanted
+            run,
+            data,
+            out,
+            name=name,
+            version=version,
+            console=console,
+            precisions=wanted,
+            head=head,
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

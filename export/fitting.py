@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration.confidence import fit_temperature
 from calibration.domain import Domain, distance_threshold, fit_domain
 from export.examples import data_set
-from export.graph import OUTPUT
+from export.graph import FEATURES, OUTPUT
 from export.measure import Encoded
 from export.source import Source
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
@@ -47,9 +47,9 @@ def fit(
 ) -> Fitted:
     """Fit the domain to images the model learned from, all else to validation patients.
 
-    The distance is measured in every output of the graph. One that takes in 97 % of the standard
-    planes of a data set is the unit of that output, so that each has its say, and the sum of all
-    that takes in 97 % is where the model abstains. Of several data sets the one which lies
+    The distance is measured in every output of the graph but maps. One that takes in 97 % of the
+    standard planes of a data set is the unit of that output, so that each has its say, and the sum
+    of all that takes in 97 % is where the model abstains. Of several data sets the one which lies
     farthest out decides, so that an easy one in the mix does not make it strict.
 
     Args:
@@ -69,7 +69,8 @@ def fit(
         return max(distance_threshold(distances[sets == name], _ACCEPTANCE) for name in names)
 
     kinds = [example.facts.kind for example in learned]
-    parts = {name: fit_domain(rows, kinds) for name, rows in learned_encoded.items()}
+    looked_at = [name for name in learned_encoded if name in (OUTPUT, FEATURES)]
+    parts = {name: fit_domain(learned_encoded[name], kinds) for name in looked_at}
     domain = Domain(
         {name: p.scaled(limit(p.distances(held_encoded[name]))) for name, p in parts.items()}
     )

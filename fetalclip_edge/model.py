@@ -18,6 +18,7 @@ from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, InvalidImageTypeError
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import is_flat
@@ -45,6 +46,9 @@ class Model:
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
+        self._head: HeadTask | None = None
+        if bundle.head is not None:
+            self._head = HeadTask(HeadSpec.from_dict(bundle.head), bundle.preprocess.size)
         self._check_outputs()
         self._buffers = threading.local()
 
@@ -75,11 +79,18 @@ class Model:
             ValueError: `pixel_size_mm` is not a positive number, or `region` no rectangle.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, color, check_region(region))
+        return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order and region."""
-        return self._answer(frame.image, frame.color, frame.region, frame.source, frame)
+        return self._answer(
+            frame.image,
+            frame.color,
+            frame.region,
+            frame.source,
+            frame,
+            pixel_size_mm=frame.pixel_size_mm,
+        )
 
     def embed(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embeddings of images, for probes and retrieval.
@@ -112,6 +123,10 @@ class Model:
 
     def _check_outputs(self) -> None:
         outputs = self.backend.signature.outputs
+        if self._head is not None and len(outputs.get(HEAD_OUTPUT, ())) != 3:
+            raise BundleError(
+                f"the manifest describes a head, but the graph gives no map {HEAD_OUTPUT} of it"
+            )
         for name, size in self._domain.sizes.items():
             if name not in outputs:
                 raise BundleError(f"domain.safetensors is of {name}, which the graph does not give")
@@ -135,6 +150,8 @@ class Model:
         region: Region | None = None,
         source: str | None = None,
         frame: Frame | None = None,
+        *,
+        pixel_size_mm: float | None = None,
     ) -> Result:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
@@ -149,13 +166,17 @@ class Model:
         state = StreamState.LIVE
         if reason is not None:
             state = StreamState.NO_SIGNAL if flat else StreamState.OUT_OF_DOMAIN
+        head = None
+        if self._head is not None and plane.label == "brain":
+            seen = region or Region(0, 0, image.shape[1], image.shape[0])
+            head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
         done = time.perf_counter_ns()
         return Result(
             state=state,
             plane=plane,
             brain_plane=brain_plane,
             gestational_age=None,
-            head=None,
+            head=head,
             timing=Timing(
                 preprocess_ms=(prepared - begin) / 1e6,
                 inference_ms=(encoded - prepared) / 1e6,
