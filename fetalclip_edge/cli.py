@@ -32,6 +32,7 @@ from fetalclip_edge.machine import describe_machine, describe_model
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.results import Result
 from fetalclip_edge.stream import Stream, stream
+from fetalclip_edge.tasks.growth import CHARTS, DEFAULT_CHART
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
@@ -58,6 +59,13 @@ BackendOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
+]
+ChartOption = Annotated[
+    str,
+    typer.Option("--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"),
+]
+HeadOption = Annotated[
+    bool, typer.Option("--head", help="With --json: all measures of the head, or why there is none")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
 
@@ -99,7 +107,7 @@ def analyze(
         float | None,
         typer.Option(
             metavar="X",
-            help="Millimetres per pixel, for all images (the shipped bundle measures nothing yet)",
+            help="Millimetres per pixel, for all images; without it heads are measured in pixels",
         ),
     ] = None,
     pixel_sizes: Annotated[
@@ -109,6 +117,8 @@ def analyze(
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
+    chart: ChartOption = DEFAULT_CHART,
+    head: HeadOption = False,
 ) -> None:
     """Answer for images, one after the other.
 
@@ -126,13 +136,13 @@ def analyze(
         files = list_files(paths)
     except (OSError, ValueError) as error:
         fail(str(error), BAD_INPUT)
-    model = _load(bundle, backend, threads)
+    model = _load(bundle, backend, threads, chart)
     answers = analyze_paths(model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes)
     unreadable = 0
     for answer in display.progress(answers, "analysing", len(files)):
         unreadable += isinstance(answer, Unreadable)
         if as_json:
-            _print_json(answer)
+            _print_json(answer, head=head)
         else:
             display.answer(answer)
     if unreadable:
@@ -156,18 +166,20 @@ def stream_command(
         float | None,
         typer.Option(
             metavar="X",
-            help="Millimetres per pixel of the frames (the shipped bundle measures nothing yet)",
+            help="Millimetres per pixel, in place of what the source says",
         ),
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
+    chart: ChartOption = DEFAULT_CHART,
+    head: HeadOption = False,
 ) -> None:
     """Answer for a live source or a recording, frame by frame, until it ends or Ctrl-C.
 
     Example: fetalclip-edge stream /dev/video0
     """
-    model = _load(bundle, backend, threads)
+    model = _load(bundle, backend, threads, chart)
     try:
         live = stream(source, model=model, policy=policy, pixel_size_mm=pixel_size_mm)  # type: ignore[arg-type]
         live.__enter__()
@@ -177,7 +189,7 @@ def stream_command(
         results = itertools.islice(live, max_frames)
         if as_json:
             for result in results:
-                _print_json(result)
+                _print_json(result, head=head)
         else:
             _show_live(live, results)
     stats = live.stats()
@@ -333,9 +345,9 @@ def main() -> None:
         sys.exit(say(f"{type(error).__name__}: {error}", FAILED))
 
 
-def _load(bundle: Path | None, backend: str, threads: int) -> Model:
+def _load(bundle: Path | None, backend: str, threads: int, chart: str = DEFAULT_CHART) -> Model:
     with _loading():
-        return load(bundle, backend, threads=threads)
+        return load(bundle, backend, threads=threads, chart=chart)
 
 
 @contextmanager
@@ -369,9 +381,10 @@ def _show_live(live: Stream, results: Iterator[Result]) -> None:
         display.stream_summary(live.stats())
 
 
-def _print_json(answer: Result | Unreadable) -> None:
+def _print_json(answer: Result | Unreadable, *, head: bool) -> None:
+    told = answer.to_dict(head=head) if isinstance(answer, Result) else answer.to_dict()
     # ASCII, so that any terminal and any file name (even one that is no UTF-8) can be written.
-    _print(json.dumps(answer.to_dict(), allow_nan=False))
+    _print(json.dumps(told, allow_nan=False))
 
 
 def _print(text: str) -> None:

@@ -17,9 +17,19 @@ from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, InvalidImageTypeError
 from fetalclip_edge.preprocess import Preprocessor
-from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
+from fetalclip_edge.results import (
+    ColorOrder,
+    Frame,
+    GestationalAge,
+    HeadBiometry,
+    Region,
+    Result,
+    StreamState,
+    Timing,
+)
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
+from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference, chart_named
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import is_flat
 
@@ -38,9 +48,14 @@ class Model:
         bundle: what was loaded.
         backend: what runs it.
         preprocessor: makes the backend's input.
+        chart: growth chart by which gestational age follows from head circumference.
+
+    Raises:
+        ValueError: there is no such chart.
     """
 
-    def __init__(self, bundle: ModelBundle, backend: Backend) -> None:
+    def __init__(self, bundle: ModelBundle, backend: Backend, chart: str = DEFAULT_CHART) -> None:
+        self.chart = chart_named(chart).name
         self.bundle = bundle
         self.backend = backend
         self.preprocessor = Preprocessor(bundle.preprocess)
@@ -121,6 +136,12 @@ class Model:
             embeddings[start : start + len(batch)] = outputs["embedding"]
         return embeddings
 
+    def _age(self, head: HeadBiometry | None) -> GestationalAge | None:
+        if head is None or head.head_circumference_mm is None:
+            return None
+        error = head.head_circumference_error_mm or 0.0
+        return age_from_circumference(head.head_circumference_mm, error, self.chart)
+
     def _check_outputs(self) -> None:
         outputs = self.backend.signature.outputs
         if self._head is not None and len(outputs.get(HEAD_OUTPUT, ())) != 3:
@@ -170,12 +191,13 @@ class Model:
         if self._head is not None and plane.label == "brain":
             seen = region or Region(0, 0, image.shape[1], image.shape[0])
             head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
+        age = self._age(head)
         done = time.perf_counter_ns()
         return Result(
             state=state,
             plane=plane,
             brain_plane=brain_plane,
-            gestational_age=None,
+            gestational_age=age,
             head=head,
             timing=Timing(
                 preprocess_ms=(prepared - begin) / 1e6,
@@ -197,6 +219,7 @@ def load(
     *,
     threads: int = 1,
     precision: str | None = None,
+    chart: str = DEFAULT_CHART,
 ) -> Model:
     """Load a bundle, ready for the first frame.
 
@@ -207,12 +230,14 @@ def load(
         threads: CPU threads for one frame. One leaves the others to the device.
         precision: of the graph, such as "int8", or None for the best ("auto") or the first that
             the bundle has for the backend.
+        chart: growth chart by which gestational age follows from head circumference: "who",
+            "intergrowth" or "hadlock".
 
     Raises:
         BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`; or the graph
             lacks what the bundle's domain looks at.
         BackendError: the backend cannot load the graph.
-        ValueError: there is no such backend, or `threads` is out of range.
+        ValueError: there is no such backend or chart, or `threads` is out of range.
 
     Example:
         >>> import fetalclip_edge as fe
@@ -220,8 +245,9 @@ def load(
         >>> model.backend.precision
         'int8'
     """
+    chart_named(chart)
     checked = ModelBundle.load(bundle)
-    return Model(checked, load_backend(checked, backend, threads, precision))
+    return Model(checked, load_backend(checked, backend, threads, precision), chart)
 
 
 def check_pixel_size(pixel_size_mm: float | None) -> None:

@@ -99,6 +99,7 @@ class Smoother:
             plane=plane,
             brain_plane=brain,
             head=result.head if plane.label == "brain" else None,
+            gestational_age=result.gestational_age if plane.label == "brain" else None,
             reason=self._reason(result, distance),
         )
 
