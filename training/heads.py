@@ -50,11 +50,13 @@ class Heads:
         heads: what is known of them.
         images: uint8 `(N, 1, S, S)`, zero-padded to a square.
         masks: likewise, 255 inside, levels between at the edge.
+        frames: `(height, width)` of each image's file.
     """
 
     heads: Sequence[Head]
     images: Tensor
     masks: Tensor
+    frames: list[tuple[int, int]]
 
 
 def mask_path(image: Path) -> Path:
@@ -129,8 +131,10 @@ def load_heads(heads: Sequence[Head], size: int) -> Heads:
     """
     images = np.empty((len(heads), 1, size, size), np.uint8)
     masks = np.empty_like(images)
+    frames = []
     for index, head in enumerate(heads):
         with Image.open(head.image) as image:
             images[index, 0] = square(image, size)
+            frames.append((image.height, image.width))
         masks[index, 0] = square(Image.fromarray(read_mask(head.mask)), size, "bilinear")
-    return Heads(heads, torch.from_numpy(images), torch.from_numpy(masks))
+    return Heads(heads, torch.from_numpy(images), torch.from_numpy(masks), frames)

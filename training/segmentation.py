@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 import typer
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -193,14 +192,13 @@ def judge(
     """
     size = tower.config.image_size
     logits = see(tower, decoder, heads.images)
-    frames = [Image.open(head.image).size[::-1] for head in heads.heads]
     sizes = [head.pixel_size_mm for head in heads.heads]
     published = [head.head_circumference_mm for head in heads.heads]
     masks = see_heads(
-        heads.masks.numpy().astype(np.float32) - 127.5, frames, size, sizes, published
+        heads.masks.numpy().astype(np.float32) - 127.5, heads.frames, size, sizes, published
     )
     spec = replace(FIRST_SPEC, rim_px=edge_of(masks))
-    seen = see_heads(logits.numpy(), frames, size, sizes, published)
+    seen = see_heads(logits.numpy(), heads.frames, size, sizes, published)
     spec = fit_head(seen, spec)
     errors = errors_mm(seen, spec)
     measured = errors[np.isfinite(errors)]
@@ -284,9 +282,11 @@ def main(
             )
             last = seen + settings.batch > len(rest)
             if last and (epoch + 1) % _WRITTEN_EVERY == 0:
-                decoder.eval()
-                figures = write(decoder)
-                progress.console.print(f"epoch {epoch + 1}: {_told(figures)}", highlight=False)
+                try:
+                    told_so_far = _told(write(decoder.eval()))
+                except ValueError as error:  # early on, no head may be found
+                    told_so_far = str(error)
+                progress.console.print(f"epoch {epoch + 1}: {told_so_far}", highlight=False)
 
         config = DecoderConfig(channels=tuple(shape))
         decoder = teach(release.tower, learned, settings, config=config, done=done)

@@ -148,7 +148,7 @@ class ImageTower(nn.Module):
         last: dict[int, Tensor] = {}
         for stage in self.backbone.blocks:
             maps = stage(maps)
-            last[maps.shape[-1]] = maps
+            last[int(maps.shape[-1])] = maps  # in a trace, shapes are no numbers
         return tuple(last.values())[1:]
 
     def characterise(self, maps: Tensor) -> tuple[Tensor, Tensor]:
