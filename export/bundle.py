@@ -33,6 +33,7 @@ from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
 from export.graph import OUTPUT, export_core, with_grey_levels
+from export.head import HeadExport
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
@@ -49,7 +50,11 @@ from export.source import Source, load_source, with_patients_apart
 from export.twin import load_twin, seen_by_twin
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
 from training.datasets import Example
+from training.head_release import load_head
+from training.models import ImageTower
+from training.models.decoder import HeadDecoder
 
 __all__ = ["GateError", "export_bundle"]
 
@@ -107,6 +112,7 @@ def export_bundle(
     precisions: Sequence[str] = (),
     judged_by: Path | None = None,
     settings: Settings | None = None,
+    head: Path | None = None,
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
@@ -124,6 +130,7 @@ def export_bundle(
         judged_by: the twin of a model that learned from nearly all patients: trained alike, with
             more of them held out. Confidence and abstention are fitted to what it makes of those.
         settings: how to quantise, and the limits of the gate.
+        head: folder written by `training.segmentation` on this run, for a map of the head.
 
     Returns:
         The metrics that the manifest holds.
@@ -133,11 +140,13 @@ def export_bundle(
         GateError: INT8 for CPUs fails the accuracy gate on validation; nothing is written. That for
             GPUs is left out alone.
         FileNotFoundError: `run` or `data` lacks a file.
-        ValueError: `out` exists and is not a bundle, `run` or `data` does not hold what it must,
-            or `run` was trained on other data; or the twin is none.
+        ValueError: `out` exists and is not a bundle, `run`, `head` or `data` does not hold what it
+            must, `run` was trained on other data, `head` on another run's maps, or the twin is
+            none.
     """
     _check_out(out)
     release = with_patients_apart(load_source(run), data)
+    decoder = None if head is None else _read_head(head, release)
     precisions = choose_precisions(release, precisions)
     twin = None if judged_by is None else load_twin(judged_by, release)
     examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
@@ -149,7 +158,14 @@ def export_bundle(
         chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
         demand_planes(chosen)
         frames = _read(chosen, release).pixels
-        graphs = _make_graphs(release, frames, Path(work), precisions, settings)
+        graphs = _make_graphs(
+            release,
+            frames,
+            Path(work),
+            precisions,
+            settings,
+            None if decoder is None else decoder.release.decoder,
+        )
         sessions = {"fp32": one_thread_session(graphs.fp32)}
         held = _encode_both(sessions, validation, "validation")
         calibration: dict[str, Any] | None = None
@@ -197,10 +213,24 @@ def export_bundle(
             name=name,
             version=version,
         )
+        if decoder is not None:
+            manifest["head"] = decoder.described(
+                examples.held,
+                held[main_one][HEAD_OUTPUT],
+                examples.heads,
+                _head_maps(sessions[main_one], examples.heads, release),
+            )
+            metrics["head"] = manifest["head"]["metrics"]
         reference = encode_arrays(reference_tensors(sessions["fp32"], release.preprocess))
         files = {g for each in graphs.carried(precisions).values() for g in each.values()}
         _write(release, sorted(files), fitted, reference, manifest, out)
     return metrics
+
+
+def _read_head(folder: Path, release: Source) -> HeadExport:
+    if not isinstance(release.tower, ImageTower):
+        raise ValueError(f"--head {folder} is for models that were trained here")
+    return HeadExport(load_head(folder, release.tower), release.config.image_size)
 
 
 def _read(examples: list[Example], release: Source) -> Frames:
@@ -225,10 +255,11 @@ def _make_graphs(
     work: Path,
     precisions: Sequence[str],
     settings: Settings,
+    decoder: HeadDecoder | None = None,
 ) -> Exported:
     config = release.config
     core, fp32, fp16 = (work / name for name in ("core.onnx", _FP32, _FP16))
-    export_core(release.tower, core)
+    export_core(release.tower, core, decoder)
     normalisation = (config.mean, config.std)
     onnx.save(with_grey_levels(onnx.load(core), *normalisation), fp32)
     some = frames[:_PARITY_FRAMES]
@@ -332,6 +363,15 @@ def _measure(
     return metrics
 
 
+def _head_maps(
+    session: ort.InferenceSession, heads: list[Example], release: Source
+) -> NDArray[np.float32]:
+    """The graph's maps of test heads, `(N, 1, H, W)`; none of none."""
+    if not heads:
+        return np.empty((0, 1, 1, 1), np.float32)
+    return encode(session, _read(heads, release).pixels, "test, heads")[HEAD_OUTPUT]
+
+
 def _write(
     release: Source,
     graphs: Sequence[Path],
@@ -411,6 +451,10 @@ def main(
         Path | None,
         typer.Option(help="how to quantise: YAML, such as settings.yaml of calibration.int8"),
     ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="folder written by training.segmentation, to measure heads with"),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
     """Export, quantise, calibrate and measure a trained model, and write its bundle."""
@@ -427,6 +471,7 @@ def main(
             precisions=wanted,
             judged_by=judged_by,
             settings=None if config is None else load_settings(config),
+            head=head,
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calibration.confidence import fit_temperature
 from calibration.domain import Domain, DomainModel, distance_threshold, fit_domain
 from export.examples import data_set
-from export.graph import OUTPUT
+from export.graph import FEATURES, OUTPUT
 from export.measure import Encoded
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
@@ -65,8 +65,8 @@ class Seen:
 def fit(learned: Seen, held: Seen, prompts: Mapping[str, NDArray[np.float32]]) -> Fitted:
     """Fit the domain to images the model learned from, all else to validation patients.
 
-    The distance is measured in every output of the graph. The limit of one output is its unit, so
-    that each has its say, and the limit of the sum is where the model abstains.
+    The distance is measured in every output of the graph but maps. The limit of one output is its
+    unit, so that each has its say, and the limit of the sum is where the model abstains.
 
     Args:
         learned: images the model learned from.
@@ -118,7 +118,8 @@ def fit_by_twin(
 
 def _domains(learned: Seen) -> dict[str, DomainModel]:
     kinds = [example.facts.kind for example in learned.examples]
-    return {name: fit_domain(rows, kinds) for name, rows in learned.encoded.items()}
+    looked_at = [name for name in learned.encoded if name in (OUTPUT, FEATURES)]
+    return {name: fit_domain(learned.encoded[name], kinds) for name in looked_at}
 
 
 def _temperatures(held: Seen, prompts: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:

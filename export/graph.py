@@ -15,7 +15,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from training.models import ModelConfig
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
+from training.models import ImageTower, ModelConfig
+from training.models.decoder import HeadDecoder
 
 __all__ = [
     "FEATURES",
@@ -33,7 +35,8 @@ __all__ = [
 INPUT, OUTPUT, FEATURES = "image", "embedding", "domain_features"
 """Names of the graph's input, uint8 `(N, 1, S, S)`, and outputs, float32 `(N, D)` and `(N, F)`.
 
-The last is there for backbones that have stages of EfficientNet's make."""
+The last is there for backbones that have stages of EfficientNet's make. With a decoder there is a
+map besides, `fetalclip_edge.tasks.biometry.HEAD_OUTPUT`, float32 `(N, 1, S / 4, S / 4)`."""
 
 GREY = "grey"
 """What the names of the nodes that normalise begin with."""
@@ -76,16 +79,41 @@ class _Core(nn.Module):
         return self.tower.embed_and_characterise(normalised)
 
 
-def export_core(tower: Tower, path: Path) -> None:
+class _CoreWithHead(nn.Module):
+    """The same with a decoder that reads the tower's maps, and changes nothing in it."""
+
+    def __init__(self, tower: ImageTower, decoder: HeadDecoder) -> None:
+        super().__init__()
+        self.tower, self.decoder = tower, decoder
+
+    def forward(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        maps = self.tower.pyramid(normalised)
+        return (*self.tower.characterise(maps[-1]), self.decoder(maps))
+
+
+def export_core(tower: Tower, path: Path, decoder: HeadDecoder | None = None) -> None:
     """Write the graph from normalised float32 `(N, 1, S, S)` to the embedding.
 
     Where the backbone can, domain features are a second output.
 
     Batch normalisation is folded into the convolutions, and constant padding too.
+
+    Args:
+        tower: what embeds.
+        path: where to write.
+        decoder: of the head, for a third output.
+
+    Raises:
+        ValueError: a decoder is given, and the tower has no maps that it could read.
     """
     outputs = [OUTPUT, FEATURES] if tower.has_stages else [OUTPUT]
+    module: nn.Module = _Core(tower)
+    if decoder is not None:
+        if not (isinstance(tower, ImageTower) and tower.has_stages):
+            raise ValueError("a decoder of the head needs a model of our own with stages")
+        module, outputs = _CoreWithHead(tower, decoder), [*outputs, HEAD_OUTPUT]
     size = tower.config.image_size
-    export_module(_Core(tower), path, channels=1, size=size, name=_CORE_INPUT, outputs=outputs)
+    export_module(module, path, channels=1, size=size, name=_CORE_INPUT, outputs=outputs)
 
 
 def export_module(

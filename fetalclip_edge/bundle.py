@@ -101,6 +101,8 @@ class ModelBundle:
         metrics: as measured at export.
         files: name -> sha256 of the files that the manifest lists, all checked.
         sha256: checksum of the manifest, and so of the whole bundle.
+        head: what the graphs' map of the head is worth (see `fetalclip_edge.tasks.biometry`), or
+            None where they give none.
     """
 
     folder: Path
@@ -116,6 +118,7 @@ class ModelBundle:
     metrics: dict[str, Any]
     files: dict[str, str]
     sha256: str
+    head: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -339,6 +342,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         metrics=_get(manifest, "metrics", dict),
         files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
+        head=_get(manifest, "head", dict) if "head" in manifest else None,
     )
 
 

@@ -35,6 +35,7 @@ from fetalclip_edge.model import Model, load
 from fetalclip_edge.results import Result
 from fetalclip_edge.sources import open_source
 from fetalclip_edge.stream import stream
+from fetalclip_edge.tasks.growth import CHARTS, DEFAULT_CHART
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
@@ -61,6 +62,13 @@ BackendOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
+]
+ChartOption = Annotated[
+    str,
+    typer.Option("--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"),
+]
+HeadOption = Annotated[
+    bool, typer.Option("--head", help="With --json: all measures of the head, or why there is none")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
 
@@ -102,7 +110,7 @@ def analyze(
         float | None,
         typer.Option(
             metavar="X",
-            help="Millimetres per pixel, for all images (the shipped bundle measures nothing yet)",
+            help="Millimetres per pixel, for all images; without it heads are measured in pixels",
         ),
     ] = None,
     pixel_sizes: Annotated[
@@ -112,6 +120,8 @@ def analyze(
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
+    chart: ChartOption = DEFAULT_CHART,
+    head: HeadOption = False,
 ) -> None:
     """Answer for images, one after the other.
 
@@ -129,13 +139,13 @@ def analyze(
         files = list_files(paths)
     except (OSError, ValueError) as error:
         fail(str(error), BAD_INPUT)
-    model = _load(bundle, backend, threads)
+    model = _load(bundle, backend, threads, chart)
     answers = analyze_paths(model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes)
     unreadable = 0
     for answer in display.progress(answers, "analysing", len(files)):
         unreadable += isinstance(answer, Unreadable)
         if as_json:
-            _print_json(answer)
+            _print_json(answer, head=head)
         else:
             display.answer(answer)
     if unreadable:
@@ -159,7 +169,7 @@ def stream_command(
         float | None,
         typer.Option(
             metavar="X",
-            help="Millimetres per pixel of the frames (the shipped bundle measures nothing yet)",
+            help="Millimetres per pixel, in place of what the source says",
         ),
     ] = None,
     save_jsonl: Annotated[
@@ -175,6 +185,8 @@ def stream_command(
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
+    chart: ChartOption = DEFAULT_CHART,
+    head: HeadOption = False,
 ) -> None:
     """Answer for a live source or a recording, frame by frame, until it ends or Ctrl-C.
 
@@ -183,7 +195,7 @@ def stream_command(
 
     Example: fetalclip-edge stream /dev/video0 --save-video exam.mkv
     """
-    model = _load(bundle, backend, threads)
+    model = _load(bundle, backend, threads, chart)
     try:
         opened = open_source(source)
         every_frame = (policy or ("latest" if opened.live else "all")) == "all"
@@ -202,7 +214,7 @@ def stream_command(
     with display.losses(live), live, closing(saving.pass_on(live, answers)) as results:
         if as_json:
             for result in results:
-                _print_json(result)
+                _print_json(result, head=head)
         else:
             display.follow(live, results)
     stats = live.stats()
@@ -361,9 +373,9 @@ def main() -> None:
         sys.exit(say(f"{type(error).__name__}: {error}", FAILED))
 
 
-def _load(bundle: Path | None, backend: str, threads: int) -> Model:
+def _load(bundle: Path | None, backend: str, threads: int, chart: str = DEFAULT_CHART) -> Model:
     with _loading():
-        return load(bundle, backend, threads=threads)
+        return load(bundle, backend, threads=threads, chart=chart)
 
 
 @contextmanager
@@ -387,9 +399,10 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return size
 
 
-def _print_json(answer: Result | Unreadable) -> None:
+def _print_json(answer: Result | Unreadable, *, head: bool) -> None:
+    told = answer.to_dict(head=head) if isinstance(answer, Result) else answer.to_dict()
     # ASCII, so that any terminal and any file name (even one that is no UTF-8) can be written.
-    _print(json.dumps(answer.to_dict(), allow_nan=False))
+    _print(json.dumps(told, allow_nan=False))
 
 
 def _print(text: str) -> None:

@@ -89,6 +89,7 @@ def answer(item: Result | Unreadable) -> None:
         words.append(f"[bold]{plane.label}[/] {100 * plane.confidence:.0f} %")
     if brain is not None and brain.label is not None:
         words.append(f"{brain.label} {100 * brain.confidence:.0f} %")
+    words += _measures(item)
     state = str(item.state)
     words.append(f"[{_STATE_STYLE.get(state, 'red')}]{state}[/]")
     if item.reason is not None:
@@ -97,6 +98,22 @@ def answer(item: Result | Unreadable) -> None:
         "" if item.frame_index is None else f" #{item.frame_index}"
     )
     _out.print(f"{where}  " + "  ".join(words), soft_wrap=True)
+
+
+def _measures(item: Result) -> list[str]:
+    """Circumference and age, or why the head was not measured."""
+    head, age = item.head, item.gestational_age
+    if head is None:
+        return []
+    if head.head_circumference_px is None:
+        return [f"[dim]{escape(head.reason or '')}[/]"]
+    words = [f"circumference {head.head_circumference_px:.0f} pixels"]
+    if head.head_circumference_mm is not None:
+        words = [f"circumference {head.head_circumference_mm:.1f} mm"]
+    if age is not None:
+        weeks = [f"{days // 7}+{days % 7}" for days in (age.days, age.low_days, age.high_days)]
+        words.append(f"{weeks[0]} weeks ({weeks[1]} to {weeks[2]})")
+    return words
 
 
 def follow(live: Stream, results: Iterable[Result]) -> None:

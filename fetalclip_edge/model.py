@@ -17,8 +17,19 @@ from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, InvalidImageTypeError
 from fetalclip_edge.preprocess import Preprocessor
-from fetalclip_edge.results import ColorOrder, Frame, Region, Result, StreamState, Timing
+from fetalclip_edge.results import (
+    ColorOrder,
+    Frame,
+    GestationalAge,
+    HeadBiometry,
+    Region,
+    Result,
+    StreamState,
+    Timing,
+)
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
+from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference, chart_named
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import is_flat
 from fetalclip_edge.turns import Turns, turns_at_once
@@ -38,15 +49,30 @@ class Model:
         bundle: what was loaded.
         backend: what runs it.
         preprocessor: makes the backend's input.
+        chart: growth chart by which gestational age follows from head circumference.
         turns: of the streams that share it; as many at once as `at_once` says.
+
+    Raises:
+        ValueError: there is no such chart.
     """
 
-    def __init__(self, bundle: ModelBundle, backend: Backend, *, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        backend: Backend,
+        chart: str = DEFAULT_CHART,
+        *,
+        at_once: int = 1,
+    ) -> None:
+        self.chart = chart_named(chart).name
         self.bundle = bundle
         self.backend = backend
         self.preprocessor = Preprocessor(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
+        self._head: HeadTask | None = None
+        if bundle.head is not None:
+            self._head = HeadTask(HeadSpec.from_dict(bundle.head), bundle.preprocess.size)
         self._check_outputs()
         self.turns = Turns(at_once)
         self._buffers = threading.local()
@@ -78,11 +104,18 @@ class Model:
             ValueError: `pixel_size_mm` is not a positive number, or `region` no rectangle.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, color, check_region(region))
+        return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order and region."""
-        return self._answer(frame.image, frame.color, frame.region, frame.source, frame)
+        return self._answer(
+            frame.image,
+            frame.color,
+            frame.region,
+            frame.source,
+            frame,
+            pixel_size_mm=frame.pixel_size_mm,
+        )
 
     def embed(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embeddings of images, for probes and retrieval.
@@ -113,8 +146,18 @@ class Model:
             embeddings[start : start + len(batch)] = outputs["embedding"]
         return embeddings
 
+    def _age(self, head: HeadBiometry | None) -> GestationalAge | None:
+        if head is None or head.head_circumference_mm is None:
+            return None
+        error = head.head_circumference_error_mm or 0.0
+        return age_from_circumference(head.head_circumference_mm, error, self.chart)
+
     def _check_outputs(self) -> None:
         outputs = self.backend.signature.outputs
+        if self._head is not None and len(outputs.get(HEAD_OUTPUT, ())) != 3:
+            raise BundleError(
+                f"the manifest describes a head, but the graph gives no map {HEAD_OUTPUT} of it"
+            )
         for name, size in self._domain.sizes.items():
             if name not in outputs:
                 raise BundleError(f"domain.safetensors is of {name}, which the graph does not give")
@@ -138,6 +181,8 @@ class Model:
         region: Region | None = None,
         source: str | None = None,
         frame: Frame | None = None,
+        *,
+        pixel_size_mm: float | None = None,
     ) -> Result:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
@@ -152,13 +197,18 @@ class Model:
         state = StreamState.LIVE
         if reason is not None:
             state = StreamState.NO_SIGNAL if flat else StreamState.OUT_OF_DOMAIN
+        head = None
+        if self._head is not None and plane.label == "brain":
+            seen = region or Region(0, 0, image.shape[1], image.shape[0])
+            head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
+        age = self._age(head)
         done = time.perf_counter_ns()
         return Result(
             state=state,
             plane=plane,
             brain_plane=brain_plane,
-            gestational_age=None,
-            head=None,
+            gestational_age=age,
+            head=head,
             timing=Timing(
                 preprocess_ms=(prepared - begin) / 1e6,
                 inference_ms=(encoded - prepared) / 1e6,
@@ -179,6 +229,7 @@ def load(
     *,
     threads: int = 1,
     precision: str | None = None,
+    chart: str = DEFAULT_CHART,
 ) -> Model:
     """Load a bundle, ready for the first frame.
 
@@ -189,12 +240,14 @@ def load(
         threads: CPU threads for one frame. One leaves the others to the device.
         precision: of the graph, such as "int8", or None for the best ("auto") or the first that
             the bundle has for the backend.
+        chart: growth chart by which gestational age follows from head circumference: "who",
+            "intergrowth" or "hadlock".
 
     Raises:
         BundleNotFoundError, BundleIntegrityError, BundleError: see `ModelBundle.load`; or the graph
             lacks what the bundle's domain looks at.
         BackendError: the backend cannot load the graph.
-        ValueError: there is no such backend, or `threads` is out of range.
+        ValueError: there is no such backend or chart, or `threads` is out of range.
 
     Example:
         >>> import fetalclip_edge as fe
@@ -202,9 +255,10 @@ def load(
         >>> model.backend.precision
         'int8'
     """
+    chart_named(chart)
     checked = ModelBundle.load(bundle)
     loaded = load_backend(checked, backend, threads, precision)
-    return Model(checked, loaded, at_once=turns_at_once(threads))
+    return Model(checked, loaded, chart, at_once=turns_at_once(threads))
 
 
 def check_pixel_size(pixel_size_mm: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ __all__ = [
     "Frame",
     "GestationalAge",
     "HeadBiometry",
+    "HeadOutline",
     "PlaneScores",
     "Region",
     "Result",
@@ -134,13 +135,61 @@ class GestationalAge:
     method: str
 
 
+class HeadOutline(NamedTuple):
+    """An ellipse in pixels of a frame; the middle of its top left pixel is at (0.5, 0.5).
+
+    Attributes:
+        x, y: the centre, `x` to the right and `y` down.
+        major, minor: the long and the short diameter.
+        angle_deg: of the long one against the `x` axis, clockwise on the screen, 0 to 180.
+    """
+
+    x: float
+    y: float
+    major: float
+    minor: float
+    angle_deg: float
+
+
 @dataclass(frozen=True, slots=True)
 class HeadBiometry:
-    """Measurements of the fetal head, in millimetres, None where withheld."""
+    """Measurements of the fetal head along the outer edge of the skull; None where withheld.
+
+    Attributes:
+        head_circumference_mm: None also where the pixel size is unknown, as all in millimetres.
+        biparietal_diameter_mm: from outer edge to outer edge ("outer-outer").
+        occipitofrontal_diameter_mm: likewise.
+        head_circumference_px: the same in pixels of the frame, known whenever there is a measure.
+        biparietal_diameter_px, occipitofrontal_diameter_px: likewise.
+        cephalic_index: the short diameter over the long one, 0 to 1.
+        head_circumference_error_mm: standard deviation of the measurement, as found on validation
+            heads; of the measurement alone, whatever the plane is worth.
+        outline: where the head was seen.
+        reason: why there is no measure, or none in millimetres; None when there is.
+    """
 
     head_circumference_mm: float | None = None
     biparietal_diameter_mm: float | None = None
     occipitofrontal_diameter_mm: float | None = None
+    head_circumference_px: float | None = None
+    biparietal_diameter_px: float | None = None
+    occipitofrontal_diameter_px: float | None = None
+    cephalic_index: float | None = None
+    head_circumference_error_mm: float | None = None
+    outline: HeadOutline | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: the outline as an object, millimetres and pixels to a thousandth."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, HeadOutline):
+                value = {name: round(v, _LENGTH_DIGITS) for name, v in value._asdict().items()}
+            elif isinstance(value, float):
+                value = round(value, _LENGTH_DIGITS)
+            values[field.name] = value
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +221,7 @@ class Result:
         plane: the standard plane.
         brain_plane: the sub-plane, or None when the highest plane score is not `brain`.
         gestational_age: None when the bundle has no way to tell it or withholds it.
-        head: head biometry, or None likewise.
+        head: head biometry, where the plane is `brain` and the bundle measures heads, or None.
         timing: milliseconds per stage.
         embedding: float32 `(D,)`, L2-normalised; `(0,)` where there was no picture.
         source: where the frame came from, without credentials.
@@ -201,9 +250,13 @@ class Result:
     domain_distance: float | None = None
     epoch: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object that the command line prints, as plain Python values."""
-        head, age, brain = self.head, self.gestational_age, self.brain_plane
+    def to_dict(self, *, head: bool = False) -> dict[str, Any]:
+        """The JSON object that the command line prints, as plain Python values.
+
+        Args:
+            head: with all that was measured of the head, or why it was not, as `head`.
+        """
+        measured, age, brain = self.head, self.gestational_age, self.brain_plane
         answer: dict[str, Any] = {
             "source": self.source,
             "state": str(self.state),
@@ -217,15 +270,19 @@ class Result:
                 "high_days": age.high_days,
                 "method": age.method,
             },
-            "head_circumference_mm": None if head is None else head.head_circumference_mm,
+            "head_circumference_mm": None if measured is None else measured.head_circumference_mm,
             "timing_ms": self.timing.to_dict(),
         }
+        if head:
+            answer["head"] = None if measured is None else measured.to_dict()
         if self.frame_index is not None or self.dropped is not None:
             answer |= {"frame_index": self.frame_index, "pts_s": self.pts_s}
         if self.dropped is not None:
             answer["dropped"] = self.dropped
         return answer
 
+
+_LENGTH_DIGITS = 3
 
 _DIGITS = 9
 """Of probabilities in JSON: enough that they still sum to 1 to eight digits."""

@@ -98,6 +98,8 @@ class Smoother:
             state=StreamState.OUT_OF_DOMAIN if self._withheld else StreamState.LIVE,
             plane=plane,
             brain_plane=brain,
+            head=result.head if plane.label == "brain" else None,
+            gestational_age=result.gestational_age if plane.label == "brain" else None,
             reason=self._reason(result, distance),
         )
 

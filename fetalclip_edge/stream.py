@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from fetalclip_edge.aio import Helper, HelperEndedError, apart
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
+from fetalclip_edge.exam import RunningAge
 from fetalclip_edge.freeze import FreezeDetector
 from fetalclip_edge.geometry import Geometry
 from fetalclip_edge.latency import LatencyRecorder
@@ -224,6 +225,9 @@ class Stream:
         self._smoother: Smoother | None = None
         if self._options.smoothing_s > 0 and not self.source.still_pictures:
             self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
+        self._age: RunningAge | None = None
+        if not self.source.still_pictures:
+            self._age = RunningAge(live=self.source.live, chart=self.model.chart)
 
     def _deliver(self, answer: _Answer | Silence) -> Result:
         if isinstance(answer, Silence):
@@ -268,6 +272,8 @@ class Stream:
         if self._smoother is not None:
             result = self._smoother.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
+        if self._age is not None:
+            result = self._age.update(result, frame, still=still)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()
         whole_ms = (done_ns - frame.captured_ns) / 1e6

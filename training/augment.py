@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.seeding import generator
 
-__all__ = ["VIEWS_VERSION", "draw_views", "resize_all"]
+__all__ = ["VIEWS_VERSION", "draw_pairs", "draw_views", "resize_all"]
 
 VIEWS_VERSION = 2
 """Counted up when the same number would draw another view; caches of views depend on it."""
@@ -49,13 +49,40 @@ def draw_views(
     dice = _Dice([(seed, name, number) for name, number in keys])
     canvas = min(images.shape[-1], round(_MARGIN * size))
     views, zoom = _geometry(resize_all(images, canvas) / 255, size, dice)
+    return _seen(views, dice), zoom
+
+
+def draw_pairs(
+    images: Tensor, masks: Tensor, keys: Sequence[tuple[str, int]], size: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Views of images as `draw_views` draws them, and of masks by the same geometry.
+
+    Args:
+        images: uint8 `(N, 1, S, S)`.
+        masks: uint8 `(N, 1, S, S)`, 255 inside; levels between at the edge.
+        keys: for each image, its name and the number of the view.
+        size: side of the views, in pixels.
+        seed: of all the views.
+
+    Returns:
+        Views, float32 `(N, 1, size, size)` in grey levels 0 to 255, and masks likewise, 0 to 1.
+    """
+    dice = _Dice([(seed, name, number) for name, number in keys])
+    canvas = min(images.shape[-1], round(_MARGIN * size))
+    both = torch.cat([resize_all(images, canvas), resize_all(masks, canvas)], dim=1) / 255
+    pairs, _ = _geometry(both, size, dice)
+    return _seen(pairs[:, :1], dice), pairs[:, 1:]
+
+
+def _seen(views: Tensor, dice: _Dice) -> Tensor:
+    """What tone, shadow, speckle, blur and missing picture make of views 0 to 1, as 0 to 255."""
     inside = views > 0.02
     views = _tone(views, dice)
     views = _shadow(views, dice)
     views = _speckle(views, dice)
     # What was black (outside the sector) stays black, as on a scanner.
     views = _blur(torch.where(inside, views, views.clamp(max=0.02)), dice)
-    return _erase(views, dice).clamp(0, 1) * 255, zoom
+    return _erase(views, dice).clamp(0, 1) * 255
 
 
 def resize_all(images: Tensor, size: int) -> Tensor:
@@ -103,7 +130,7 @@ def _geometry(images: Tensor, size: int, dice: _Dice) -> tuple[Tensor, Tensor]:
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
+    grid = F.affine_grid(theta, [*images.shape[:2], size, size], align_corners=False)
     return F.grid_sample(images, grid, align_corners=False), zoom
 
 

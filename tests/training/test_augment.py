@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.augment import draw_views, resize_all
+from training.augment import draw_pairs, draw_views, resize_all
 
 
 def disc(side: int, radius: float, count: int = 1) -> Tensor:
@@ -123,3 +123,20 @@ def test_resizing_without_augmentation_is_pillows_to_a_grey_level() -> None:
 def test_an_image_of_the_right_size_is_only_made_float() -> None:
     images = disc(32, 10)
     assert torch.equal(resize_all(images, 32), images.float())
+
+
+def test_masks_follow_their_images() -> None:
+    # Given discs that are their own masks
+    discs = disc(160, 40, 40)
+    keys = [("image", number) for number in range(40)]
+    views, masks = draw_pairs(discs, discs, keys, 112, 0)
+    alone, _ = draw_views(discs, keys, 112, 0)
+    # Then images are the views they would be without masks, and masks lie where the disc is bright
+    torch.testing.assert_close(views, alone)
+    assert masks.shape == views.shape
+    assert float(masks.min()) >= 0
+    assert float(masks.max()) <= 1
+    seen, meant = views > 25, masks > 0.5
+    overlap = 2 * (seen & meant).sum(dim=(1, 2, 3)) / (seen.sum((1, 2, 3)) + meant.sum((1, 2, 3)))
+    # Missing rectangles darken the image and not the mask; most views have none over the disc.
+    assert float(overlap.median()) > 0.97

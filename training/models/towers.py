@@ -97,11 +97,11 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `(N, D)`, L2-normalised, of grey levels 0 to 255 `(N, 1, S, S)`."""
-        return self._embed(self.backbone(self._normalised(images)))
+        return self._embed(self.backbone(self.normalised(images)))
 
     def early(self, images: Tensor) -> Tensor:
         """Maps `(N, C, H, W)` that the frozen stages make of grey levels `(N, 1, S, S)`."""
-        maps = self._normalised(images)
+        maps = self.normalised(images)
         for part in self._frozen():
             maps = part(maps)
         return maps
@@ -133,10 +133,33 @@ class ImageTower(nn.Module):
         """
         if not self.has_stages:
             return (self._embed(self.backbone(normalised)),)
-        maps = self.backbone.blocks(self.backbone.bn1(self.backbone.conv_stem(normalised)))
+        return self.characterise(self.pyramid(normalised)[-1])
+
+    def pyramid(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        """The last maps of every size from stride 4 on, the finest first.
+
+        Args:
+            normalised: `(N, 1, S, S)`, as the backbone wants it.
+
+        Returns:
+            Maps `(N, C, S / 4, S / 4)` and so on to those of the last stage, at stride 32.
+        """
+        maps = self.backbone.bn1(self.backbone.conv_stem(normalised))
+        last: dict[int, Tensor] = {}
+        for stage in self.backbone.blocks:
+            maps = stage(maps)
+            last[int(maps.shape[-1])] = maps  # in a trace, shapes are no numbers
+        return tuple(last.values())[1:]
+
+    def characterise(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """As `embed_and_characterise`, of the maps of the last stage."""
         mean = maps.mean(dim=(2, 3), keepdim=True)
         deviation = (maps - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
         return self._head(maps), torch.cat([mean, deviation], dim=1).flatten(1)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Grey levels 0 to 255 as the backbone wants them."""
+        return (images / 255 - self.config.mean) / self.config.std
 
     def early_shape(self, size: int) -> tuple[int, ...]:
         """`(C, H, W)` of the maps of images of `size` pixels."""
@@ -151,9 +174,6 @@ class ImageTower(nn.Module):
             for position, part in enumerate(self._frozen())
             for name, value in part.state_dict().items()
         }
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images / 255 - self.config.mean) / self.config.std
 
     def _head(self, maps: Tensor) -> Tensor:
         maps = self.backbone.bn2(self.backbone.conv_head(maps))

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fetalclip_edge.exam import RunningAge
+from fetalclip_edge.results import (
+    Frame,
+    HeadBiometry,
+    PlaneScores,
+    Result,
+    StreamState,
+    Timing,
+)
+from fetalclip_edge.tasks.growth import age_from_circumference
+
+IMAGE = np.zeros((4, 4), np.uint8)
+
+
+def frame(now_s: float | None) -> Frame:
+    return Frame(IMAGE, "gray", 0, 0, "film", now_s)
+
+
+def answer(mm: float | None, error_mm: float = 4.0) -> Result:
+    head = HeadBiometry(head_circumference_mm=mm, head_circumference_error_mm=error_mm)
+    return Result(
+        state=StreamState.LIVE,
+        plane=PlaneScores("brain", 1.0, {"brain": 1.0}),
+        brain_plane=None,
+        gestational_age=None if mm is None else age_from_circumference(mm, error_mm),
+        head=head if mm is not None else HeadBiometry(reason="cut off"),
+        timing=Timing(1.0, 1.0, 1.0),
+        embedding=np.zeros(4, np.float32),
+    )
+
+
+def days(result: Result) -> tuple[int, int, int]:
+    age = result.gestational_age
+    assert age is not None
+    return age.low_days, age.days, age.high_days
+
+
+def test_the_first_look_is_the_frames_own_age() -> None:
+    result = RunningAge(live=False).update(answer(200.0), frame(0.0))
+    assert result.gestational_age == answer(200.0).gestational_age
+
+
+def test_looks_a_second_apart_tighten_the_interval_and_others_do_not() -> None:
+    close, apart = RunningAge(live=False), RunningAge(live=False)
+    first = days(close.update(answer(200.0, 12.0), frame(0.0)))
+    apart.update(answer(200.0, 12.0), frame(0.0))
+    for i in range(1, 25):
+        near = days(close.update(answer(200.0, 12.0), frame(0.04 * i)))
+        far = days(apart.update(answer(200.0, 12.0), frame(1.0 * i)))
+    assert (close.looks, apart.looks) == (1, 25)
+    assert near == first
+    assert far[1] == first[1]
+    assert far[0] > first[0]
+    assert far[2] < first[2]
+
+
+def test_the_age_is_that_of_the_median() -> None:
+    running = RunningAge(live=False)
+    for i, mm in enumerate((198.0, 200.0, 212.0)):
+        result = running.update(answer(mm), frame(float(i)))
+    expected = age_from_circumference(200.0, 4.0)
+    assert expected is not None
+    assert days(result)[1] == expected.days
+
+
+def test_a_still_picture_is_one_look() -> None:
+    running = RunningAge(live=False)
+    for i in range(10):
+        running.update(answer(200.0), frame(float(i)), still=i > 0)
+    assert running.looks == 1
+
+
+def test_frames_without_a_measure_keep_their_own_answer() -> None:
+    running = RunningAge(live=False)
+    running.update(answer(200.0), frame(0.0))
+    assert running.update(answer(None), frame(1.0)).gestational_age is None
+    untimed = running.update(answer(210.0), frame(None))
+    assert untimed.gestational_age == answer(210.0).gestational_age
+    assert running.looks == 1
+
+
+def test_one_odd_head_changes_nothing_and_several_are_a_new_examination() -> None:
+    running = RunningAge(live=False)
+    for i in range(5):
+        before = days(running.update(answer(200.0), frame(float(i))))
+    assert days(running.update(answer(300.0), frame(5.0))) == before
+    assert days(running.update(answer(200.0), frame(6.0)))[1] == before[1]
+    for i in range(7, 10):
+        after = running.update(answer(300.0), frame(float(i)))
+    expected = age_from_circumference(300.0, 4.0)
+    assert expected is not None
+    assert days(after)[1] == expected.days
+    assert running.looks == 3
+
+
+def test_reset_forgets() -> None:
+    running = RunningAge(live=False)
+    running.update(answer(200.0), frame(0.0))
+    running.reset()
+    assert running.looks == 0
+    assert days(running.update(answer(150.0), frame(1.0)))[1] < 140
+
+
+@pytest.mark.parametrize("chart", ["intergrowth", "hadlock"])
+def test_another_chart(chart: str) -> None:
+    result = RunningAge(live=False, chart=chart).update(answer(200.0), frame(0.0))
+    assert result.gestational_age == age_from_circumference(200.0, 4.0, chart)
