@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -65,7 +64,7 @@ def _viewer() -> Iterator[str]:
         try:
             yield process.stdout.readline().split()[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def _write_still(page: Any, address: str, path: Path) -> None:
