@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -193,13 +193,13 @@ def stream_command(
             model=model,
             policy=policy,  # type: ignore[arg-type]
             pixel_size_mm=pixel_size_mm,
-            sinks=saving.for_stream,
+            sinks=saving.for_stream(),
         )
         live.__enter__()
     except (SourceError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)
-    with live:
-        results = saving.pass_on(live, itertools.islice(live, max_frames))
+    answers = itertools.islice(live, max_frames)
+    with display.losses(live), live, closing(saving.pass_on(live, answers)) as results:
         if as_json:
             for result in results:
                 _print_json(result)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from fetalclip_edge.cli_errors import BAD_INPUT, fail
@@ -32,27 +33,24 @@ class Saving:
     def __init__(
         self, jsonl: Path | None, video: Path | None, metrics_port: int | None, every_frame: bool
     ) -> None:
-        self._opened: list[ClosingSink] = []
-        with ExitStack() as undo:
-            undo.callback(self._close)
-            try:
-                if jsonl is not None:
-                    self._opened.append(JsonlSink(jsonl))
-                if video is not None:
-                    self._opened.append(VideoSink(video))
-                if metrics_port is not None:
-                    self._opened.append(MetricsSink(metrics_port))
-            except SinkError as error:
-                fail(str(error), BAD_INPUT)
-            undo.pop_all()
+        self._makers: list[Callable[[], ClosingSink]] = []
+        if jsonl is not None:
+            self._makers.append(partial(JsonlSink, jsonl))
+        if video is not None:
+            self._makers.append(partial(VideoSink, video))
+        if metrics_port is not None:
+            self._makers.append(partial(MetricsSink, metrics_port))
         self._by_hand = every_frame
 
-    @property
-    def for_stream(self) -> list[Sink]:
-        """What the stream is to feed and to close."""
-        return [] if self._by_hand else list(self._opened)
+    def for_stream(self) -> Iterator[Sink]:
+        """What the stream is to feed and to close, opened when it is asked for.
 
-    def pass_on(self, live: Stream, results: Iterator[Result]) -> Iterator[Result]:
+        So that a command with a mistake elsewhere overwrites nothing.
+        """
+        if not self._by_hand:
+            yield from self._open(ExitStack())
+
+    def pass_on(self, live: Stream, results: Iterator[Result]) -> Generator[Result]:
         """The results, each written before it is passed on, where the stream does not do it.
 
         Raises:
@@ -61,15 +59,19 @@ class Saving:
         if not self._by_hand:
             yield from results
             return
-        try:
+        with ExitStack() as closing:
+            sinks = self._open(closing)
             for result in results:
-                for sink in self._opened:
+                for sink in sinks:
                     sink.write(result, live.frame)
                 yield result
-        finally:
-            self._close()
 
-    def _close(self) -> None:
-        with ExitStack() as stack:
-            for sink in self._opened:
-                stack.callback(sink.close)
+    def _open(self, closing: ExitStack) -> list[ClosingSink]:
+        """Open all of them, to be closed with `closing`, or at once if one cannot be opened."""
+        with ExitStack() as undo:
+            try:
+                sinks = [undo.enter_context(make()) for make in self._makers]
+            except SinkError as error:
+                fail(str(error), BAD_INPUT)
+            closing.push(undo.pop_all())
+        return sinks

@@ -26,6 +26,7 @@ __all__ = [
     "demo_summary",
     "follow",
     "info_report",
+    "losses",
     "note",
     "progress",
     "stream_summary",
@@ -119,6 +120,17 @@ def follow(live: Stream, results: Iterable[Result]) -> None:
         stream_summary(live.stats())
 
 
+@contextmanager
+def losses(live: Stream) -> Iterator[None]:
+    """Say at the end, also after Ctrl-C, what the stream's sinks have lost."""
+    try:
+        yield
+    finally:
+        for name, sink in live.stats().sinks.items():
+            if sink.lost:
+                note(f"{name}: {sink.lost} results lost, {sink.written} written")
+
+
 def stream_summary(stats: StreamStats) -> None:
     """Counts and latency at the end of a stream."""
     _out.print(
@@ -127,9 +139,6 @@ def stream_summary(stats: StreamStats) -> None:
         f"{stats.unreadable} unreadable"
         + (f", lost and found again {stats.reconnects} times" if stats.reconnects else "")
     )
-    for name, sink in stats.sinks.items():
-        if sink.lost:
-            note(f"{name}: {sink.lost} results lost, {sink.written} written")
     if stats.deadline_ms is not None:
         _out.print(
             f"{stats.deadline_misses} came later than {stats.deadline_ms:.1f} ms after the capture"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 import weakref
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
-from fetalclip_edge.aio import Helper, HelperEndedError
+from fetalclip_edge.aio import Helper, HelperEndedError, apart
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.freeze import FreezeDetector
@@ -95,7 +94,7 @@ class Stream:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self._start)
+            await apart(self._start)
         except BaseException:
             await self.aclose()
             raise
@@ -173,7 +172,7 @@ class Stream:
     async def aclose(self) -> None:
         """As `close`, without holding the event loop up."""
         self._mailbox.close()  # at once, so that nothing is waited for
-        await asyncio.shield(asyncio.to_thread(self.close))
+        await apart(self.close)
 
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""

