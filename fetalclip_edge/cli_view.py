@@ -79,8 +79,11 @@ def view_command(
     from fetalclip_edge.viewer.hub import Hub
     from fetalclip_edge.viewer.serve import address_of, listen, show
 
-    if save is not None and save.exists() and not save.is_dir():
-        fail(f"--save {save}: is no folder", BAD_INPUT)
+    if save is not None:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"--save {save}: cannot be made a folder: {error.strerror}", BAD_INPUT)
     try:
         checklist = Checklist(hold_s=hold)
     except ValueError:
@@ -99,7 +102,7 @@ def view_command(
         try:
             show(live, app, hub, listener)
         finally:
-            if save is not None:
+            if save is not None and checklist.captured():
                 typer.echo(exams.end(), err=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from fetalclip_edge.checklist import Checklist
+from fetalclip_edge.checklist import ITEMS, Checklist
 
 __all__ = ["Exams"]
 
@@ -35,7 +35,7 @@ class Exams:
                 except OSError as error:
                     return f"Not saved, so the exam goes on: {error.strerror or error}."
                 self._checklist.reset()
-                return f"Saved {captured} pictures as {saved.name}. New exam."
+                return f"Saved as {saved.name}: {captured} of {len(ITEMS)} planes."
             self._checklist.reset()
             return "New exam."
 

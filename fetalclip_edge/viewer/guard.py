@@ -80,7 +80,7 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if not self._is_token(given):
             return None
-        response = RedirectResponse(scope["path"], status_code=303)
+        response = RedirectResponse("/", status_code=303)
         # Lax: a link in a message opens; other sites' pages cannot use the cookie otherwise.
         response.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
         return response

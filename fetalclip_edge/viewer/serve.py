@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(host: str, port: int, token: str | None) -> str:
     """The URL to open, of this machine's own address where the server listens on all."""
-    if host in ("0.0.0.0", "::"):
+    if host in ("", "0.0.0.0", "::"):
         host = _own_address()
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/" + ("" if token is None else f"?token={token}")

@@ -67,7 +67,7 @@ def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(
             assert json.loads(notice)["ok"] is True
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=WAIT)
-    assert "as exam-001" in errors
+    assert "Saved as exam-001: " in errors
     report = json.loads((tmp_path / "exams" / "exam-001" / "checklist.json").read_text())
     assert report["planes"]["brain"]["by_hand"] is True
     assert (tmp_path / "exams" / "exam-001" / "brain.png").is_file()
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_bad_input(command_line: CommandLine) -> None:
         (["--region", "1,2,3"], "--region must be X,Y,WIDTH,HEIGHT"),
         (["--hold", "99"], "--hold must be 0.1 to 10 seconds"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
-        (["--save", __file__], "is no folder"),
+        (["--save", __file__], "cannot be made a folder"),
         (["--backend", "abacus"], "abacus"),
         (["--bundle", "/nowhere"], "/nowhere"),
     ],

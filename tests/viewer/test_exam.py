@@ -109,7 +109,7 @@ def test_exams_are_saved_side_by_side(tmp_path: Path) -> None:
     exams = Exams(checklist, tmp_path / "exams")
     for item in ("femur", "thorax"):
         checklist.capture(result(item), frame(0))
-        assert "Saved 1 pictures as exam-00" in exams.end()
+        assert exams.end().endswith(": 1 of 7 planes.")
         assert checklist.captured() == {}
     assert exams.end() == "New exam."
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))

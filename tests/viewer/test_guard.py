@@ -65,6 +65,11 @@ def test_the_token_of_the_url_becomes_a_cookie(stranger: TestClient) -> None:
     assert can_watch(stranger)
 
 
+def test_a_token_leads_to_this_page_and_to_no_other(stranger: TestClient) -> None:
+    answer = stranger.get(f"//evil.example/?token={TOKEN}", follow_redirects=False)
+    assert answer.headers.get("location", "/") == "/"
+
+
 def test_another_sites_page_cannot_watch(stranger: TestClient) -> None:
     stranger.get(f"/?token={TOKEN}")
     assert can_watch(stranger, origin="http://192.168.0.7:8765")

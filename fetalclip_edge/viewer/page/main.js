@@ -44,7 +44,10 @@ async function show(message, jpeg, isCurrent) {
 
 function lose() {
   setState("lost", STATES.lost.hint, "The picture behind this is not live.");
-  if (!held) setAnswer(null);
+  // A held picture stays on the screen, but the device that comes back need not be the one that
+  // knows it by its number.
+  if (held) shown = null;
+  else setAnswer(null);
 }
 
 function setState(name, hint, reason) {
