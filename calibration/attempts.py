@@ -70,12 +70,12 @@ class Outcome:
 
     Attributes:
         attempts: family of runtimes -> the last attempt at its graph.
-        in_float: layers that were left in float32 for it, besides those of the settings.
+        in_float: family -> layers left in float32 in its graph, besides those of the settings.
         layers: all by what they cost, where that was measured.
     """
 
     attempts: Mapping[Family, Attempt]
-    in_float: tuple[str, ...] = ()
+    in_float: Mapping[Family, tuple[str, ...]]
     layers: Sequence[Sensitivity] = field(default=())
 
 
@@ -117,6 +117,8 @@ def until_it_passes(
 ) -> Outcome:
     """Leave one layer more in float32, the worst first, until the gate passes or it is enough.
 
+    Only graphs that fail are made again.
+
     Args:
         work: what to work on.
         settings: how; `layers_in_float` is where it ends.
@@ -125,6 +127,7 @@ def until_it_passes(
         layers: by what they cost, where that is known.
     """
     in_float: list[str] = []
+    left: dict[Family, tuple[str, ...]] = dict.fromkeys(attempts, ())
     while failed := {f: a for f, a in attempts.items() if not a.judgement.passed}:
         for family, attempt in failed.items():
             failures = "; ".join(attempt.judgement.failures)
@@ -139,9 +142,16 @@ def until_it_passes(
         if len(in_float) + 1 >= len(layers):
             break
         in_float.append(layers[len(in_float)].layer)
+        left.update(dict.fromkeys(failed, tuple(in_float)))
         console.print(f"leaving {in_float[-1]} in float32", highlight=False, soft_wrap=True)
         paths = write_graphs(
-            work.core, work.frames, work.normalisation, settings, work.folder, in_float
+            work.core,
+            work.frames,
+            work.normalisation,
+            settings,
+            work.folder,
+            in_float,
+            list(failed),
         )
-        attempts = judge_graphs(work, paths, settings.gate)
-    return Outcome(attempts, tuple(in_float), layers)
+        attempts = {**attempts, **judge_graphs(work, paths, settings.gate)}
+    return Outcome(attempts, left, layers)

@@ -51,8 +51,9 @@ def write_graphs(
     settings: Settings,
     folder: Path,
     in_float: Sequence[str] = (),
+    families: Sequence[Family] = FAMILIES,
 ) -> dict[Family, Path]:
-    """Quantise a float32 core for both families.
+    """Quantise a float32 core for families of runtimes.
 
     Args:
         core: graph written by `export.graph.export_core`.
@@ -61,13 +62,16 @@ def write_graphs(
         settings: how.
         folder: for the graphs.
         in_float: convolutions that stay in float32 besides those of the settings.
+        families: whose graphs are wanted.
 
     Raises:
         ValueError: the graph has nothing to quantise, or no such convolutions.
         RuntimeError: the method needs modelopt, which is not installed.
     """
     apart = [*settings.in_float, *in_float]
-    paths = {family: folder / family.file for family in FAMILIES}
-    quantise(core, frames, *normalisation, paths[CPU], apart)
-    quantise_symmetric(core, frames, *normalisation, paths[GPU], settings.method, apart)
+    paths = {family: folder / family.file for family in families}
+    if CPU in paths:
+        quantise(core, frames, *normalisation, paths[CPU], apart)
+    if GPU in paths:
+        quantise_symmetric(core, frames, *normalisation, paths[GPU], settings.method, apart)
     return paths

@@ -100,14 +100,16 @@ def calibrate(
         family: GraphReport(family.file, a.judgement, _answers(a.outputs, examples, source))
         for family, a in outcome.attempts.items()
     }
-    taken = replace(settings, in_float=(*settings.in_float, *outcome.in_float), layers_in_float=0)
-    save_settings(out / SETTINGS, taken)
+    save_settings(out / SETTINGS, settings)
     facts = {
         "frames": len(frames),
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
         "method_of_the_symmetric_graph": settings.method,
-        "layers_in_float": ", ".join(taken.in_float) or "none",
+        **{
+            f"in float32 in {family.file}": ", ".join((*settings.in_float, *layers_of)) or "none"
+            for family, layers_of in outcome.in_float.items()
+        },
         "validation_images": len(held),
     }
     titled = {family.title: report for family, report in reports.items()}

@@ -154,6 +154,7 @@ def _accuracy(graphs: Mapping[str, GraphReport], fp32: Answers) -> Figure:
         left.set_xticks(range(len(drops)), list(drops), rotation=60)
     left.axhline(0, color="grey", linewidth=0.8)
     left.set_ylabel("F1 lost against FP32, points")
+    left.legend(fontsize=8)
     right.plot([0, 1], [0, 1], linestyle="--", color="grey")
     for title, answers in (("FP32", fp32), *((f, g.answers) for f, g in graphs.items())):
         bins = np.clip((answers.confidence * _BINS).astype(int), 0, _BINS - 1)

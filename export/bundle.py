@@ -295,7 +295,10 @@ def _account(outcome: Outcome, settings: Settings, frames: NDArray[np.uint8]) ->
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
         "method": settings.method,
-        "in_float": [*settings.in_float, *outcome.in_float],
+        "in_float": {
+            family.file: [*settings.in_float, *layers]
+            for family, layers in outcome.in_float.items()
+        },
         "gate": {
             family.file: attempt.judgement.to_dict() for family, attempt in outcome.attempts.items()
         },

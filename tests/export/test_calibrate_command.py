@@ -107,7 +107,8 @@ def test_the_worst_layers_stay_in_float_until_it_passes_or_it_is_enough(
     asked: list[list[str]] = []
 
     def write(*given: Any) -> dict[Family, Path]:
-        asked.append(list(given[-1]))
+        asked.append(list(given[5]))
+        assert given[6] == [CPU, GPU]  # those that failed
         return {CPU: tmp_path, GPU: tmp_path}
 
     def look(_work: Work, _paths: Mapping[Family, Path], _gate: object) -> dict[Family, Attempt]:
@@ -123,11 +124,35 @@ def test_the_worst_layers_stay_in_float_until_it_passes_or_it_is_enough(
     found = until_it_passes(work, Settings(layers_in_float=allowed), first, console, layers)
     # Then no more than that are left in float, and what failed is said
     count = min(needed, allowed)
-    assert found.in_float == tuple("abcdef"[:count])
+    assert found.in_float == dict.fromkeys(FAMILIES, tuple("abcdef"[:count]))
     assert asked == [list("abcdef"[:n]) for n in range(1, count + 1)]
     assert found.attempts[GPU].judgement.passed == (needed <= allowed)
     assert isinstance(console.file, io.StringIO)
     assert (FAILURE in console.file.getvalue()) == (needed > 0)
+
+
+def test_only_the_graph_that_fails_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Family]] = []
+
+    def write(*given: Any) -> dict[Family, Path]:
+        asked.append(given[6])
+        return dict.fromkeys(given[6], tmp_path)
+
+    def look(_work: Work, paths: Mapping[Family, Path], _gate: object) -> dict[Family, Attempt]:
+        return {family: tried(tmp_path)[family] for family in paths}
+
+    monkeypatch.setattr(attempts, "write_graphs", write)
+    monkeypatch.setattr(attempts, "judge_graphs", look)
+    first = {CPU: tried(tmp_path)[CPU], GPU: tried(tmp_path, FAILURE)[GPU]}
+    work = Work(tmp_path, (0.5, 0.5), np.zeros((1, 1, 8, 8), np.uint8), [], *[None] * 3, tmp_path)  # type: ignore[arg-type]
+    console = Console(file=io.StringIO())
+    layers = [Sensitivity("stem", 0.2), Sensitivity("head", 0.1)]
+    found = until_it_passes(work, Settings(), first, console, layers)
+    assert asked == [[GPU]]
+    assert found.in_float == {CPU: (), GPU: ("stem",)}
+    assert found.attempts[CPU] is first[CPU]
 
 
 # Bad input
