@@ -138,19 +138,19 @@ class Film(Source):
 
 
 class Measuring:
-    """Measures 196, 200 and 215 mm."""
+    """Measures 196, 200 and 210 mm."""
 
     chart = "hadlock"
 
     def __init__(self) -> None:
-        self._answers = iter((196.0, 200.0, 215.0))
+        self._answers = iter((196.0, 200.0, 210.0))
 
     def analyze_frame(self, frame: Frame) -> Result:
         return answer(next(self._answers))
 
 
 @pytest.mark.parametrize(
-    ("still", "expected"), [(False, (196.0, 198.0, 200.0)), (True, (196.0, 200.0, 215.0))]
+    ("still", "expected"), [(False, (196.0, 198.0, 200.0)), (True, (196.0, 200.0, 210.0))]
 )
 def test_a_stream_tells_the_age_of_all_frames_and_a_folder_each_its_own(
     still: bool, expected: tuple[float, ...]
