@@ -31,7 +31,7 @@ from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, fit
 from export.graph import OUTPUT, export_core, with_grey_levels
-from export.head import HeadExport
+from export.head import HeadExport, demand_heads
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
@@ -134,6 +134,8 @@ def export_bundle(
     decoder = None if head is None else _read_head(head, release)
     precisions = choose_precisions(release, precisions)
     examples = read_data(data, release.held_out, release.origin.data_sha256)
+    if decoder is not None:
+        demand_heads(examples.held)
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:
