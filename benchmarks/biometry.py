@@ -243,7 +243,7 @@ def draw_worst(measured: Sequence[Measured], folder: Path) -> list[Path]:
         head = item.result.head
         if head is not None and head.outline is not None:
             points = np.round(ring(head.outline) - 0.5).astype(np.int32)
-            cv2.polylines(picture, [points], True, (0, 159, 230), 1, cv2.LINE_AA)
+            cv2.polylines(picture, [points], True, (0, 159, 230), 1)
         told = f"{item.error_mm:+.1f} mm, Dice {item.dice:.3f}"
         if not math.isfinite(item.error_mm):
             told = item.result.reason or (head.reason if head else None) or item.result.plane.label

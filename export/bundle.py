@@ -33,7 +33,7 @@ from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
 from export.graph import OUTPUT, export_core, with_grey_levels
-from export.head import HeadExport
+from export.head import HeadExport, demand_heads
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
@@ -151,6 +151,8 @@ def export_bundle(
     twin = None if judged_by is None else load_twin(judged_by, release)
     examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
     settings = _SETTINGS if settings is None else settings
+    if decoder is not None:
+        demand_heads(examples.held)
     validation = _read(examples.held, release)
 
     with tempfile.TemporaryDirectory() as work:

@@ -72,6 +72,7 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
     else:
         lines += _measured(evaluation)
     lines += _at_export(manifest["metrics"])
+    lines += _of_heads(manifest.get("head"))
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in manifest["limits"]]
     lines += ["", "## Training data and credits", ""]
@@ -81,6 +82,25 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
         for data in manifest["training_data"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_heads(head: Mapping[str, Any] | None) -> list[str]:
+    """What the bundle's map of the head is worth; nothing where it has none."""
+    if head is None:
+        return []
+    lines = ["", "## Heads", ""]
+    lines += [
+        f"Head circumference, {head['edges']} diameters and gestational age from a map of the head "
+        f"on frames whose plane is `brain`. Learned from {head['training_data']}.",
+        "",
+    ]
+    for split, found in head["metrics"].items():
+        lines.append(
+            f"- {split}: {found['heads']} heads of HC18, {found['withheld']} withheld; "
+            f"circumference off by {found['circumference_mean_absolute_error_mm']:.2f} mm, mean "
+            f"error {found['circumference_mean_error_mm']:+.2f} mm"
+        )
+    return lines
 
 
 def check_same_model(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec
 from training.datasets import Example
 from training.head_release import HeadRelease
 
-__all__ = ["HeadExport", "see_examples"]
+__all__ = ["HeadExport", "demand_heads", "see_examples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,19 @@ class HeadExport:
             "training_data": self.release.data,
             "metrics": metrics,
         }
+
+
+def demand_heads(held: Sequence[Example]) -> None:
+    """See to it that there are heads to fit edge and error to.
+
+    Raises:
+        ValueError: no example has both a pixel size and a circumference.
+    """
+    if not any(e.facts.pixel_size_mm and e.head_circumference_mm for e in held):
+        raise ValueError(
+            "the shards have no head of known circumference among the examinations that training "
+            "held out, to fit --head to; add HC18 to the sources of python -m training.data"
+        )
 
 
 def see_examples(examples: Sequence[Example], logits: NDArray[np.float32], size: int) -> list[Seen]:

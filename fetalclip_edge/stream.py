@@ -226,8 +226,6 @@ class Stream:
         if self._options.smoothing_s > 0 and not self.source.still_pictures:
             self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
         self._age: RunningAge | None = None
-        if not self.source.still_pictures:
-            self._age = RunningAge(live=self.source.live, chart=self.model.chart)
 
     def _deliver(self, answer: _Answer | Silence) -> Result:
         if isinstance(answer, Silence):
@@ -272,7 +270,9 @@ class Stream:
         if self._smoother is not None:
             result = self._smoother.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
-        if self._age is not None:
+        if result.head is not None and not self.source.still_pictures:
+            if self._age is None:
+                self._age = RunningAge(live=self.source.live, chart=self.model.chart)
             result = self._age.update(result, frame, still=still)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()

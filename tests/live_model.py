@@ -10,8 +10,6 @@ from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState, Timi
 class LiveModel:
     """Calls every picture a live brain."""
 
-    chart = "who"
-
     def analyze_frame(self, frame: Frame) -> Result:
         return Result(
             state=StreamState.LIVE,

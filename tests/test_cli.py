@@ -107,6 +107,21 @@ def test_analyze_gives_one_object_an_image_in_input_order(
         assert_is_answer(answer)
 
 
+def test_measures_of_the_head_are_told_when_asked(command_line: CommandLine, scans: Path) -> None:
+    run = command_line("analyze", scans, "--json", "--head", "--chart", "hadlock")
+    assert (run.code, run.err) == (0, "")
+    for answer in run.objects:
+        assert_is_answer(answer, {"head"})
+
+
+def test_a_growth_chart_that_is_not_there_is_bad_usage(
+    command_line: CommandLine, scans: Path
+) -> None:
+    run = command_line("analyze", scans, "--json", "--chart", "hadlok")
+    assert run.code == 2
+    assert "who, intergrowth, hadlock" in run.err
+
+
 def test_analyze_agrees_with_python(command_line: CommandLine, scans: Path) -> None:
     (answer,) = command_line("analyze", scans / "scan2.png", "--json").objects
     result = fe.load().analyze(np.asarray(Image.open(scans / "scan2.png")))

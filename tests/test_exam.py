@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fetalclip_edge as fe
 from fetalclip_edge.exam import RunningAge
 from fetalclip_edge.results import (
     Frame,
@@ -12,6 +13,7 @@ from fetalclip_edge.results import (
     StreamState,
     Timing,
 )
+from fetalclip_edge.sources import Source
 from fetalclip_edge.tasks.growth import age_from_circumference
 
 IMAGE = np.zeros((4, 4), np.uint8)
@@ -110,3 +112,53 @@ def test_reset_forgets() -> None:
 def test_another_chart(chart: str) -> None:
     result = RunningAge(live=False, chart=chart).update(answer(200.0), frame(0.0))
     assert result.gestational_age == age_from_circumference(200.0, 4.0, chart)
+
+
+class Film(Source):
+    """Three pictures, two seconds apart, of the same head; no two are alike."""
+
+    name = "film"
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def open(self) -> None:
+        pass
+
+    def read(self) -> Frame | None:
+        self._next += 1
+        image = np.full((48, 64), 40 * self._next, np.uint8)
+        image[self._next :: 3] = 255
+        if self._next > 3:
+            return None
+        return Frame(image, "gray", self._next, 0, "film", 2.0 * self._next)
+
+    def close(self) -> None:
+        pass
+
+
+class Measuring:
+    """Measures 196, 200 and 210 mm."""
+
+    chart = "hadlock"
+
+    def __init__(self) -> None:
+        self._answers = iter((196.0, 200.0, 210.0))
+
+    def analyze_frame(self, frame: Frame) -> Result:
+        return answer(next(self._answers))
+
+
+@pytest.mark.parametrize(
+    ("still", "expected"), [(False, (196.0, 198.0, 200.0)), (True, (196.0, 200.0, 210.0))]
+)
+def test_a_stream_tells_the_age_of_all_frames_and_a_folder_each_its_own(
+    still: bool, expected: tuple[float, ...]
+) -> None:
+    source = Film()
+    source.still_pictures = still
+    with fe.stream(source, model=Measuring(), smoothing_s=0.0) as live:  # type: ignore[arg-type]
+        found = [days(result)[1] for result in live]
+    chart = "who" if still else "hadlock"
+    wanted = [age_from_circumference(mm, 4.0, chart) for mm in expected]
+    assert found == [age.days for age in wanted if age is not None]

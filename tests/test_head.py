@@ -139,9 +139,11 @@ def test_the_chart_is_chosen_when_loading(edited_bundle: Edit, head: Pixels) -> 
 
 
 def test_a_manifest_that_describes_a_head_needs_a_map(edited_bundle: Edit) -> None:
-    folder = edited_bundle(lambda manifest: manifest.update(head=SPEC))
+    bundle = ModelBundle.load(edited_bundle(lambda manifest: manifest.update(head=SPEC)))
+    backend = Mapped(load_backend(bundle, "onnxruntime", 1, None))
+    del backend.signature.outputs["head_logits"]
     with pytest.raises(BundleError, match="no map head_logits"):
-        fe.load(folder, "onnxruntime")
+        Model(bundle, backend)
 
 
 def test_a_bundle_without_a_map_measures_nothing(edited_bundle: Edit, head: Pixels) -> None:

@@ -20,8 +20,8 @@ _Z = 1.959964
 _SHORTEST, _LONGEST = 14 * 7.0, 42 * 7.0
 """Days that an interval may reach, from the first of the charts to the end of a pregnancy."""
 
-_STEPS = 40
-"""Halvings of a search: to a billionth of a day."""
+_STEPS = 24
+"""Halvings of a search: to a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def age_from_circumference(
     if not (math.isfinite(error_mm) and error_mm >= 0):
         raise ValueError(f"error_mm must be a number of at least 0, not {error_mm!r}")
     days = used.days(mm)
-    if not used.youngest + 1e-6 < days < used.oldest - 1e-6:
+    if not used.youngest + 1e-3 < days < used.oldest - 1e-3:
         return None
     of_measuring = _Z * error_mm / used.growth(mm)
     low = days - math.hypot(days - used.low(mm), of_measuring)

@@ -226,3 +226,21 @@ def test_the_command_writes_or_says_why_not(bundle: Path, evaluation: Json, tmp_
     done = CliRunner().invoke(app, [str(bundle), str(path)])
     assert done.exit_code == 2
     assert "must hold a JSON object" in done.output
+
+
+def test_the_card_tells_of_heads_where_the_bundle_measures_them(manifest: Json) -> None:
+    manifest.pop("head", None)
+    assert "## Heads" not in model_card(manifest)
+    figures = {
+        "heads": 9,
+        "withheld": 2,
+        "circumference_mean_absolute_error_mm": 1.234,
+        "circumference_mean_error_mm": -0.567,
+    }
+    head = {"edges": "outer-outer", "training_data": "5 heads", "metrics": {"test": figures}}
+    text = model_card({**manifest, "head": head})
+    assert "outer-outer diameters" in text
+    assert "Learned from 5 heads." in text
+    assert (
+        "- test: 9 heads of HC18, 2 withheld; circumference off by 1.23 mm, mean error -0.57 mm"
+    ) in text.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from calibration.onnxruntime_int8 import quantise
 from export.graph import INPUT, export_core, with_grey_levels
-from export.head import HeadExport
+from export.head import HeadExport, demand_heads
 from fetalclip_edge.tasks.biometry import HeadSpec
 from fetalclip_edge.tasks.ellipse import Ellipse
 from training.datasets import Example
@@ -135,3 +136,12 @@ def test_the_manifest_tells_edge_error_and_figures(tmp_path: Path) -> None:
         assert (figures["heads"], figures["withheld"]) == (3, 0)
         assert figures["circumference_mean_absolute_error_mm"] < 0.5
     assert HeadSpec.from_dict(told).edge_px == told["edge_px"]
+
+
+def test_heads_to_fit_to_are_demanded(tmp_path: Path) -> None:
+    unknown = Example(
+        tmp_path, 0, 0, "a.png", Facts("brain", pixel_size_mm=0.2), "hc18/1", "train", 0, 448
+    )
+    with pytest.raises(ValueError, match="no head of known circumference"):
+        demand_heads([unknown])
+    demand_heads([unknown, replace(unknown, head_circumference_mm=200.0)])
