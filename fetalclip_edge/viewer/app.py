@@ -62,14 +62,15 @@ def make_app(hub: Hub, *, token: str | None, port: int, new_exam: Callable[[], s
 
     @app.websocket("/live")
     async def live(socket: WebSocket) -> None:
-        await socket.accept()
         try:
             viewer = hub.join()
         except TooManyViewersError as error:
+            await socket.accept()
             await socket.close(_TRY_LATER, str(error))
             return
         page = _Page(hub, viewer, socket, new_exam)
         try:
+            await socket.accept()
             async with anyio.create_task_group() as both:
                 # Whichever direction ends first ends the other.
                 for work in (page.send, page.receive):
