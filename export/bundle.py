@@ -10,29 +10,28 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import save as encode_arrays
 
 from calibration.attempts import Outcome, Work, judge_graphs, until_it_passes
-from calibration.families import CPU, FAMILIES, GPU, Family, write_graphs
+from calibration.families import CPU, Family
 from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
-from export.graph import OUTPUT, export_core, with_grey_levels
+from export.graph import OUTPUT
+from export.graphs import make_graphs
 from export.head import HeadExport, demand_heads
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
@@ -40,12 +39,11 @@ from export.metrics import (
     count_withheld,
     measure_confidence,
     measure_precisions,
-    withheld_shares,
 )
-from export.parity import check_parity
-from export.precisions import Precision, choose_precisions, to_fp16
+from export.precisions import Precision, choose_precisions
 from export.reference import reference_tensors
 from export.replacing import new_bundle
+from export.report import report
 from export.source import Source, load_source, with_patients_apart
 from export.twin import load_twin, seen_by_twin
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
@@ -54,12 +52,9 @@ from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
 from training.datasets import Example
 from training.head_release import load_head
 from training.models import ImageTower
-from training.models.decoder import HeadDecoder
 
 __all__ = ["GateError", "export_bundle"]
 
-_FP32, _FP16 = "encoder.onnx", "encoder.fp16.onnx"
-_PARITY_FRAMES = 16
 _SETTINGS = Settings()
 _TIMING_ROUNDS = 200
 
@@ -70,35 +65,6 @@ class Frames:
 
     examples: list[Example]
     pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The graphs in a working folder; FP32 is there always, to measure the others by."""
-
-    core: Path
-    fp32: Path
-    int8: Mapping[Family, Path] = field(default_factory=dict)
-    fp16: Path | None = None
-
-    def carried(self, precisions: Sequence[str]) -> dict[str, dict[str, Path]]:
-        """Backend -> precision -> graph, of what a bundle of these precisions holds.
-
-        FP16 is for GPUs: their runtimes take precision from the graph. It comes before INT8, which
-        no GPU has measured yet.
-        """
-        graphs: dict[str, dict[str, Path]] = {
-            backend: {} for family in FAMILIES for backend in family.backends
-        }
-        if self.fp16 is not None:
-            for backend in GPU.backends:
-                graphs[backend]["fp16"] = self.fp16
-        for family, path in self.int8.items():
-            for backend in family.backends:
-                graphs[backend]["int8"] = path
-        if "fp32" in precisions:
-            graphs["onnxruntime"]["fp32"] = self.fp32
-        return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
 
 def export_bundle(
@@ -160,7 +126,7 @@ def export_bundle(
         chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
         demand_planes(chosen)
         frames = _read(chosen, release).pixels
-        graphs = _make_graphs(
+        graphs = make_graphs(
             release,
             frames,
             Path(work),
@@ -249,30 +215,6 @@ def _check_out(out: Path) -> None:
     bundle = all((out / name).is_file() for name in (MANIFEST, CHECKSUM))
     if not (empty or bundle):
         raise ValueError(f"{out} is not empty and not a bundle; choose another --out")
-
-
-def _make_graphs(
-    release: Source,
-    frames: NDArray[np.uint8],
-    work: Path,
-    precisions: Sequence[str],
-    settings: Settings,
-    decoder: HeadDecoder | None = None,
-) -> Exported:
-    config = release.config
-    core, fp32, fp16 = (work / name for name in ("core.onnx", _FP32, _FP16))
-    export_core(release.tower, core, decoder)
-    normalisation = (config.mean, config.std)
-    onnx.save(with_grey_levels(onnx.load(core), *normalisation), fp32)
-    some = frames[:_PARITY_FRAMES]
-    check_parity(release.tower, fp32, some, some, "fp32")
-    int8 = {}
-    if "int8" in precisions:
-        int8 = write_graphs(core, frames, normalisation, settings, work)
-    if "fp16" in precisions:
-        onnx.save(to_fp16(fp32, some), fp16)
-        check_parity(release.tower, fp16, some, some, "fp16")
-    return Exported(core, fp32, int8, fp16 if "fp16" in precisions else None)
 
 
 def _passed(outcome: Outcome, console: Console) -> dict[Family, Path]:
@@ -393,35 +335,6 @@ def _write(
         (new / REFERENCE).write_bytes(reference)
         (new / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
-
-
-def report(metrics: dict[str, Any], console: Console) -> None:
-    """Print FP32 and, where there is one, INT8 side by side."""
-    if "int8" not in metrics:
-        table = Table("", "FP32", title=metrics["measured_on"])
-        for task in ("planes", "brain_planes"):
-            table.add_row(f"{task} macro f1", f"{metrics['fp32'][f'{task}_macro_f1']:.4f}")
-        latency = metrics["latency_ms_one_thread"]["fp32"]
-        table.add_row("ms a frame, one thread", f"{latency:.2f}")
-        console.print(table)
-        return
-    table = Table("", "FP32", "INT8", title=metrics["measured_on"])
-    fp32, int8 = metrics["fp32"], metrics["int8"]
-    for task in ("planes", "brain_planes"):
-        key = f"{task}_macro_f1"
-        table.add_row(key.replace("_", " "), f"{fp32[key]:.4f}", f"{int8[key]:.4f}")
-    for plane in fp32["planes_f1"]:
-        table.add_row(f"  {plane}", *(f"{m['planes_f1'][plane]:.4f}" for m in (fp32, int8)))
-    latency = metrics["latency_ms_one_thread"]
-    table.add_row("ms a frame, one thread", f"{latency['fp32']:.2f}", f"{latency['int8']:.2f}")
-    table.add_row("times as fast", "1.00", f"{latency['fp32'] / latency['int8']:.2f}")
-    table.add_row("cosine with FP32, mean", "", f"{int8['cosine_with_fp32_mean']:.4f}")
-    for task in ("planes", "brain_planes"):
-        error = int8[f"{task}_expected_calibration_error"]
-        table.add_row(f"{task.replace('_', ' ')}, calibration error", "", f"{error:.4f}")
-    for plane, withheld in withheld_shares(metrics).items():
-        table.add_row(f"  {plane}, withheld", "", f"{withheld['images']} of {withheld['of']}")
-    console.print(table)
 
 
 def main(

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from calibration.frames import read_frames
 from calibration.settings import Settings
-from export.bundle import Exported, _make_graphs
+from export.graphs import Exported, make_graphs
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.facts import Facts
 from training.models import DualEncoder, ModelConfig
@@ -134,7 +134,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, drawn: Path, run: Path) -> 
     """All precisions of that model, for bundles whose numbers nobody reads."""
     frames = read_frames(read_examples(drawn, "train")[:16], 64)
     folder = tmp_path_factory.mktemp("graphs")
-    return _make_graphs(load_release(run), frames, folder, ("int8", "fp16"), Settings())
+    return make_graphs(load_release(run), frames, folder, ("int8", "fp16"), Settings())
 
 
 def _axes(facts: Sequence[Facts]) -> np.ndarray:

@@ -15,7 +15,9 @@ from safetensors.numpy import load_file
 
 import export.bundle as exporter
 from calibration.settings import Settings
-from export.bundle import export_bundle, main, report
+from export.bundle import export_bundle, main
+from export.graphs import Exported
+from export.report import report
 from fetalclip_edge.bundle import ModelBundle
 from training.shards import read_manifest, write_shards
 from training.sources import DataSet
@@ -39,7 +41,7 @@ def made(
     tmp_path_factory: pytest.TempPathFactory,
     run: Path,
     pictures: dict[str, DataSet],
-    graphs: exporter.Exported,
+    graphs: Exported,
 ) -> Made:
     """A student of FetalCLIP, exported with planes and captioned images, without HC18."""
     work = tmp_path_factory.mktemp("made")
@@ -50,7 +52,7 @@ def made(
     description["held_out"] += ["captions/mine/0", "captions/mine/1"]
     (work / "run" / "model.json").write_text(json.dumps(description))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "_make_graphs", lambda *_: graphs)
+        patch.setattr(exporter, "make_graphs", lambda *_: graphs)
         patch.setattr(exporter, "_SETTINGS", Settings(frames=48))
         patch.setattr(exporter, "_TIMING_ROUNDS", 2)
         console = Console(file=io.StringIO())

@@ -26,7 +26,9 @@ import export.bundle as exporter
 import fetalclip_edge as fe
 from calibration.gate import Gate, Judgement
 from calibration.settings import Settings
-from export.bundle import GateError, export_bundle, main, report
+from export.bundle import GateError, export_bundle, main
+from export.graphs import Exported
+from export.report import report
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BundleError, BundleIntegrityError
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
@@ -60,9 +62,9 @@ def bundle(command: subprocess.CompletedProcess[str]) -> Path:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, graphs: exporter.Exported) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, graphs: Exported) -> None:
     """Enough for runs whose numbers nobody reads."""
-    monkeypatch.setattr(exporter, "_make_graphs", lambda *_: graphs)
+    monkeypatch.setattr(exporter, "make_graphs", lambda *_: graphs)
     monkeypatch.setattr(exporter, "_SETTINGS", Settings(frames=16, layers_in_float=0))
     monkeypatch.setattr(exporter, "_TIMING_ROUNDS", 2)
 

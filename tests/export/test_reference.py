@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle import Exported
+from export.graphs import Exported
 from export.measure import one_thread_session
 from export.reference import reference_frames, reference_tensors
 from fetalclip_edge.preprocess import PreprocessSpec

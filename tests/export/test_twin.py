@@ -16,6 +16,7 @@ import export.bundle as exporter
 from export.bundle import export_bundle
 from export.examples import read_data
 from export.fitting import fit
+from export.graphs import Exported
 from export.source import load_source
 from export.twin import load_twin, seen_by_twin
 from training.release import load_release
@@ -50,11 +51,11 @@ def test_a_bundle_is_fitted_to_the_patients_of_the_twin(
     run: Path,
     model: Path,
     tmp_path: Path,
-    graphs: exporter.Exported,
+    graphs: Exported,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Given a model, and as its twin the same network, which has held more patients out
-    monkeypatch.setattr(exporter, "_make_graphs", lambda *_: graphs)
+    monkeypatch.setattr(exporter, "make_graphs", lambda *_: graphs)
     monkeypatch.setattr(exporter, "_TIMING_ROUNDS", 2)
     # When a bundle is made of the model
     out, console = tmp_path / "bundle", Console(file=io.StringIO())
