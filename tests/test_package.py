@@ -14,7 +14,7 @@ import pytest
 
 import fetalclip_edge as fe
 
-LIMIT = 15_000_000
+LIMIT = 21_000_000
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.console import Console
 
+from fetalclip_edge.errors import BackendError
 from fetalclip_edge.results import BRAIN_PLANES
 from training.datasets import Example
 from training.evaluation.encoders import Encoder, NotMeasurableError, open_encoder
@@ -53,6 +54,9 @@ def main(
         typer.Option(metavar="CSV", help="a table of labels (file,label,...) for a further probe"),
     ] = None,
     device: Annotated[str, typer.Option(help="of PyTorch: auto, cpu, cuda")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="that runs a bundle: onnxruntime, openvino, ...")
+    ] = "auto",
 ) -> None:
     """Measure a model on the test split of a data set."""
     console = Console(stderr=True)
@@ -62,7 +66,7 @@ def main(
         tables = _tables(probe or [], names)
         examples = _examples(data)
         manifest = read_manifest(data)
-        encoder = open_encoder(model, architecture, _device(device))
+        encoder = open_encoder(model, architecture, _device(device), backend)
         _check_prompts(encoder, own)
         out.mkdir(parents=True, exist_ok=True)
         evaluation = Evaluation(
@@ -75,7 +79,7 @@ def main(
         command = shlex.join(["python", "-m", "training.evaluate", *sys.argv[1:]])
         report = assemble(encoder, manifest, examples, results, command)
         write(report, out)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BackendError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     show(report, Console())

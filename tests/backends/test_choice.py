@@ -102,8 +102,8 @@ def test_a_graph_changed_after_the_check_is_refused(make_bundle: MakeBundle) -> 
 # Without a tuning result
 
 
-def test_gpus_come_before_openvino_and_that_before_onnxruntime() -> None:
-    order = ["tensorrt", "tensorrt_rtx", "openvino", "onnxruntime"]
+def test_gpus_come_first_and_onnxruntime_before_openvino() -> None:
+    order = ["tensorrt", "tensorrt_rtx", "onnxruntime", "openvino"]
     assert list(BACKENDS) == [name for name in order if name in BACKENDS]
     assert {"openvino", "onnxruntime"} <= set(BACKENDS)
 

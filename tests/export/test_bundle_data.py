@@ -104,7 +104,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("frames were read before the data was checked")
 
     monkeypatch.setattr(exporter, "read_frames", at_work)
-    monkeypatch.setattr(exporter, "export_core", at_work)
+    monkeypatch.setattr(exporter, "make_graphs", at_work)
 
 
 def refusal(run: Path, shards: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -156,8 +156,8 @@ class BundleEncoder(Encoder):
     tower = None
     has_text = False
 
-    def __init__(self, folder: Path) -> None:
-        self._model = fetalclip_edge.load(folder)
+    def __init__(self, folder: Path, backend_name: str = "auto") -> None:
+        self._model = fetalclip_edge.load(folder, backend_name)
         bundle, backend = self._model.bundle, self._model.backend
         self.name = f"{bundle.name} {bundle.version}"
         self.preprocess = bundle.preprocess
@@ -257,18 +257,23 @@ class TowerEncoder(Encoder):
         return array
 
 
-def open_encoder(path: Path, architecture: str | None = None, device: str = "cpu") -> Encoder:
+def open_encoder(
+    path: Path, architecture: str | None = None, device: str = "cpu", backend: str = "auto"
+) -> Encoder:
     """Open whatever `path` is.
 
     Args:
         path: folder of a bundle (`manifest.json`) or of a release (`model.json`), or a published
             checkpoint.
         architecture: name of the published model that a checkpoint holds; None for folders.
-        device: where PyTorch runs; a bundle chooses its own backend.
+        device: where PyTorch runs.
+        backend: that runs a bundle.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or it lacks a file.
-        ValueError: it is none of the three, or does not hold what it must.
+        ValueError: it is none of the three, or does not hold what it must; or there is no such
+            backend.
+        BackendError: the backend cannot run the bundle.
     """
     if not path.exists():
         raise FileNotFoundError(f"MODEL {path} does not exist")
@@ -277,7 +282,7 @@ def open_encoder(path: Path, architecture: str | None = None, device: str = "cpu
     if architecture is not None:
         raise ValueError(f"--architecture is for a published checkpoint; {path} is a folder")
     if (path / MANIFEST).is_file():
-        return BundleEncoder(path)
+        return BundleEncoder(path, backend)
     if (path / _RELEASE).is_file():
         return _open_release(path, device)
     raise ValueError(

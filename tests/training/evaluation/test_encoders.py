@@ -84,6 +84,16 @@ def test_a_bundle_embeds_as_the_device_does(shipped: Path, pictures: list[Drawn]
     assert encoder.tower is None
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_bundle_runs_on_the_backend_asked_for(shipped: Path, backend: str) -> None:
+    assert open_encoder(shipped, backend=backend).identity["backend"].startswith(f"{backend} ")
+
+
+def test_a_backend_that_there_is_not_is_refused(shipped: Path) -> None:
+    with pytest.raises(ValueError, match="abacus"):
+        open_encoder(shipped, backend="abacus")
+
+
 def test_a_bundle_is_known_by_its_files_but_for_the_card(shipped: Path) -> None:
     identity = open_encoder(shipped).identity
     graph = hashlib.sha256((shipped / identity["graph"]).read_bytes()).hexdigest()
