@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -54,14 +55,14 @@ class Sink(Protocol):
         """Write what is left and let go of everything. Called once by a stream."""
 
 
-class ClosingSink:
+class ClosingSink(ABC):
     """A sink that is also a context manager, for use without a stream."""
 
+    @abstractmethod
     def write(self, result: Result, frame: Frame | None) -> None:
         """Take one result."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many hold nothing
         """Let go of everything. Safe to call twice."""
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,8 @@ class _CaptureSource(Source):
         """
         self._handle.open(self._make)
 
-    def _open_capture(self) -> VideoDevice:
-        raise NotImplementedError
+    @abstractmethod
+    def _open_capture(self) -> VideoDevice: ...
 
     def _make(self) -> tuple[_Device, Callable[[], object]]:
         if self._lane is not None and self._lane.alive:

@@ -99,8 +99,13 @@ def _intergrowth() -> Chart:
     )
 
 
-_HADLOCK_TWO_SD_WEEKS = ((18, 1.19), (24, 1.48), (30, 2.06), (36, 2.98), (math.inf, 2.70))
-"""Up to so many weeks of age, two standard deviations of it, in weeks."""
+_HADLOCK_TWO_SD_WEEKS = ((18, 1.19), (24, 1.48), (30, 2.06), (36, 2.98), (math.inf, 3.20))
+"""Up to so many weeks of age, two standard deviations of it, in weeks.
+
+As a scanner's maker prints them beside this regression (Hologic, SuperSonic MACH, Obstetrical
+References, PM.LAB.175-A, 2020; there the bands end at 144, 219, 280 and 325 mm, up to 1.3 weeks
+later than here, where the next and wider one begins sooner).
+"""
 
 
 def _hadlock_days(mm: float) -> float:

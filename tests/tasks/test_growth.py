@@ -63,11 +63,19 @@ def test_an_error_of_measurement_widens_it() -> None:
     assert erring.high_days > plain.high_days
 
 
-def test_spread_of_hadlocks_chart() -> None:
-    # 20 weeks: two standard deviations are 1.48 weeks, so 95 % are within 10.15 days.
-    age = age_from_circumference(175, 0.0, "hadlock")
+@pytest.mark.parametrize(
+    ("mm", "two_sd_weeks"), [(140, 1.19), (200, 1.48), (260, 2.06), (310, 2.98), (340, 3.2)]
+)
+def test_spread_of_hadlocks_chart(mm: float, two_sd_weeks: float) -> None:
+    # The bands of Hologic's Obstetrical References, "GA by HC - Hadlock1984".
+    age = age_from_circumference(mm, 0.0, "hadlock")
     assert age is not None
-    assert (age.low_days, age.days, age.high_days) == (130, 140, 150)
+    centimetres = mm / 10
+    days = 7 * (8.96 + 0.540 * centimetres + 0.0003 * centimetres**3)
+    half = 7 * two_sd_weeks * 1.96 / 2
+    assert abs(age.days - days) <= 0.5
+    assert abs(age.low_days - (days - half)) <= 0.51
+    assert abs(age.high_days - min(days + half, 294)) <= 0.51
     assert age.method == "head circumference, Hadlock 1984"
 
 
