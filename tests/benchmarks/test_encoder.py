@@ -149,7 +149,8 @@ def test_retention_sets_every_graph_beside_fp32(shipped: Contender, shards: Path
         rows = retention.measure(bundle, [shipped, reference], examples, quiet())
     # Then both are as good, and the same
     assert [row["cosine_with_fp32_mean"] for row in rows] == pytest.approx([1, 1])
-    answers = [fe.load(DEFAULT_BUNDLE).analyze(np.asarray(e.open())) for e in examples]
+    model = fe.load(DEFAULT_BUNDLE)
+    answers = [model.analyze(np.asarray(e.open())) for e in examples]
     right = sum(
         max(a.plane.scores, key=a.plane.scores.__getitem__) == e.facts.plane
         for a, e in zip(answers, examples, strict=True)
