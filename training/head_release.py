@@ -16,7 +16,7 @@ from training.models import ImageTower
 from training.models.decoder import DecoderConfig, HeadDecoder
 from training.view_set import tensors_sha256
 
-__all__ = ["HeadRelease", "load_head", "save_head", "tower_sha256"]
+__all__ = ["HeadRelease", "load_head", "read_head", "save_head", "tower_sha256"]
 
 _WEIGHTS, _DESCRIPTION = "decoder.safetensors", "head.json"
 
@@ -31,12 +31,14 @@ class HeadRelease:
             `fetalclip_edge.tasks.biometry.HeadSpec` has it.
         validation: metrics on heads of examinations held out.
         data: what it learned from, in words.
+        learned_on: `tower_sha256` of the tower whose maps it reads; empty before it is saved.
     """
 
     decoder: HeadDecoder
     spec: dict[str, float]
     validation: dict[str, float]
     data: str
+    learned_on: str = ""
 
 
 def tower_sha256(tower: ImageTower) -> str:
@@ -83,6 +85,22 @@ def load_head(folder: Path, tower: ImageTower) -> HeadRelease:
         FileNotFoundError: a file is missing.
         ValueError: it learned on the maps of another tower; or a file is damaged.
     """
+    release = read_head(folder)
+    if release.learned_on != tower_sha256(tower):
+        raise ValueError(
+            f"{folder} learned on the maps of another model; teach a decoder for this one: "
+            "python -m training.segmentation RUN --out HEAD"
+        )
+    return release
+
+
+def read_head(folder: Path) -> HeadRelease:
+    """Read what `save_head` wrote, whichever tower it is for.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged.
+    """
     path = folder / _DESCRIPTION
     for each in (path, folder / _WEIGHTS):
         if not each.is_file():
@@ -93,16 +111,11 @@ def load_head(folder: Path, tower: ImageTower) -> HeadRelease:
     try:
         described: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = DecoderConfig(**described["decoder"])
-        learned_on = described["tower_sha256"]
+        learned_on = str(described["tower_sha256"])
         spec, validation = dict(described["spec"]), dict(described["validation"])
         data = str(described["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what save_head wrote: {error!r}") from error
-    if learned_on != tower_sha256(tower):
-        raise ValueError(
-            f"{folder} learned on the maps of another model; teach a decoder for this one: "
-            "python -m training.segmentation RUN --out HEAD"
-        )
     decoder = HeadDecoder(config)
     try:
         tensors = load_file(folder / _WEIGHTS)
@@ -111,4 +124,5 @@ def load_head(folder: Path, tower: ImageTower) -> HeadRelease:
         )
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder / _WEIGHTS} does not fit head.json: {error}") from error
-    return HeadRelease(decoder.eval().requires_grad_(False), spec, validation, data)
+    decoder.eval().requires_grad_(False)
+    return HeadRelease(decoder, spec, validation, data, learned_on)

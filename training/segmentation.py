@@ -24,7 +24,7 @@ from calibration.head import FIRST_SPEC, edge_of, errors_mm, fit_head, see_heads
 from fetalclip_edge.tasks.biometry import HeadSpec
 from training.augment import draw_pairs
 from training.averaging import WeightAverage
-from training.head_release import HeadRelease, save_head
+from training.head_release import HeadRelease, read_head, save_head
 from training.heads import Heads, load_heads, read_heads
 from training.models import ImageTower
 from training.models.decoder import DecoderConfig, HeadDecoder
@@ -124,15 +124,17 @@ def teach(
     settings: Settings,
     *,
     config: DecoderConfig,
+    start: HeadDecoder | None = None,
     done: Callable[[int, int, float, HeadDecoder], None] = lambda epoch, views, loss, decoder: None,
 ) -> HeadDecoder:
-    """Teach a new decoder on the maps of a tower that stays as it is.
+    """Teach a decoder on the maps of a tower that stays as it is.
 
     Args:
         tower: in evaluation mode.
         learned: heads to learn from, at 1.2 times the tower's size or larger.
         settings: how.
         config: shape of the decoder.
+        start: a decoder of that shape to go on from, which is left as it is; None begins anew.
         done: told after every batch: epoch, heads seen in it, loss, the averaged decoder.
 
     Returns:
@@ -140,7 +142,10 @@ def teach(
     """
     torch.manual_seed(settings.seed)
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decoder = HeadDecoder(config).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decoder = HeadDecoder(config)
+    if start is not None:
+        decoder.load_state_dict(start.state_dict())
+    decoder.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     views = _Views(tower, learned, settings.views, settings.seed)
     average = WeightAverage(decoder, _DECAY)
     rounds = len(learned.heads) // settings.batch
@@ -240,6 +245,21 @@ def main(
         int, typer.Option(min=1, help="different views of a head; 0.3 MB of memory each")
     ] = 8,
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    judged_by: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="the twin of a RUN that learned from nearly all patients, as for export.bundle: "
+            "the heads that it held out judge",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HEAD",
+            help="a decoder of a similar model to go on from; a third of the epochs is then enough",
+        ),
+    ] = None,
 ) -> None:
     """Teach a decoder where the head is, and fit its edge and error on heads held out.
 
@@ -251,15 +271,25 @@ def main(
         release = load_release(run)
         if not release.tower.has_stages:
             raise ValueError(f"{release.config.backbone} has no maps at several scales to read")
+        held_out = release.held_out
+        if judged_by is not None and not (held_out := load_release(judged_by).held_out) > (
+            release.held_out
+        ):
+            raise ValueError(f"{judged_by} holds out no more patients than {run}")
         heads = read_heads(data, "train")
         size = release.config.image_size
-        held = load_heads([h for h in heads if h.group in release.held_out], size)
-        rest = [h for h in heads if h.group not in release.held_out]
+        shape = [maps.shape[1] for maps in release.tower.pyramid(torch.zeros(1, 1, size, size))]
+        config = DecoderConfig(channels=tuple(shape))
+        begun = None if start is None else read_head(start).decoder
+        if begun is not None and begun.config != config:
+            raise ValueError(f"{start} is of another shape than a decoder of {run}")
+        held = load_heads([h for h in heads if h.group in held_out], size)
+        rest = [h for h in heads if h.group not in held_out]
         learned = load_heads(rest, round(_MARGIN * size))
         settings = Settings(epochs=epochs, views=views, seed=seed)
         if not held.heads or len(rest) < settings.batch:
             raise ValueError(
-                f"{data} has {len(held.heads)} heads of examinations that {run} held out and "
+                f"{data} has {len(held.heads)} heads of examinations that were held out and "
                 f"{len(rest)} others; at least 1 and {settings.batch} are needed"
             )
         out.mkdir(parents=True, exist_ok=True)
@@ -270,7 +300,6 @@ def main(
         save_head(out, release.tower, HeadRelease(decoder, spec.to_dict(), figures, words))
         return figures
 
-    shape = [maps.shape[1] for maps in release.tower.pyramid(torch.zeros(1, 1, size, size))]
     with told(console, 1, OSError, ValueError), image_progress(console) as progress:
         task = progress.add_task("learning", total=epochs * len(rest))
 
@@ -288,8 +317,7 @@ def main(
                     told_so_far = str(error)
                 progress.console.print(f"epoch {epoch + 1}: {told_so_far}", highlight=False)
 
-        config = DecoderConfig(channels=tuple(shape))
-        decoder = teach(release.tower, learned, settings, config=config, done=done)
+        decoder = teach(release.tower, learned, settings, config=config, start=begun, done=done)
         figures = write(decoder)
     console.print(
         f"wrote {out}: {_told(figures)}; next: python -m export.bundle {run} --head {out} "

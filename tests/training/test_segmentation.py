@@ -180,6 +180,60 @@ def test_the_command_writes_a_decoder(
     assert set(release.spec) >= {"edge_px", "rim_px", "error_relative"}
 
 
+def test_the_heads_that_the_twin_held_out_judge(
+    folder: Path,
+    tmp_path: Path,
+    model: DualEncoder,
+    taught: Taught,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a run that learned from nearly all, and its twin
+    monkeypatch.setattr("training.segmentation.teach", lambda *_, **__: taught.decoder)
+    for name, number in (("run", 1), ("twin", 6)):
+        (tmp_path / name).mkdir()
+        held = [f"hc18/{i:03d}" for i in range(number)]
+        save_release(tmp_path / name, model, {"planes_f1": 0.5}, held, Origin("pretrain"))
+    run, twin, out = (tmp_path / name for name in ("run", "twin", "head"))
+    # When a decoder is taught
+    main(run, data=folder, out=out, epochs=1, views=2, seed=0, judged_by=twin)
+    # Then it learns from none of the twin's
+    release = load_head(out, load_release(run).tower)
+    assert release.data == "18 heads of HC18, judged by 6 of other examinations"
+    # And a run with no more held out is no twin
+    with pytest.raises(typer.Exit) as stop:
+        main(twin, data=folder, out=out, epochs=1, views=2, seed=0, judged_by=run)
+    assert stop.value.exit_code == 2
+
+
+def test_a_decoder_goes_on_from_another(folder: Path, model: DualEncoder, taught: Taught) -> None:
+    learned = load_heads(read_heads(folder, "train"), 77)
+    still = Settings(epochs=1, views=1, batch=8, rate=0.0, weight_decay=0.0)
+    same = teach(model.image, learned, still, config=SMALL, start=taught.decoder)
+    before = dict(taught.decoder.named_parameters())
+    for name, value in same.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_start_of_another_shape_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    model: DualEncoder,
+    taught: Taught,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, start = tmp_path / "run", tmp_path / "start"
+    run.mkdir()
+    held = [f"hc18/{number:03d}" for number in range(4)]
+    save_release(run, model, {"planes_f1": 0.5}, held, Origin("pretrain"))
+    spec, figures = judge(model.image, taught.decoder, load_heads(read_heads(folder, "test"), 64))
+    save_head(start, model.image, HeadRelease(taught.decoder, spec.to_dict(), figures, "heads"))
+    with pytest.raises(typer.Exit) as stop:
+        main(run, data=folder, out=tmp_path / "out", epochs=1, views=1, seed=0, start=start)
+    assert stop.value.exit_code == 2
+    assert "is of another shape" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_held_no_head_out_is_refused(
     folder: Path, tmp_path: Path, model: DualEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
