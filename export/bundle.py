@@ -160,6 +160,7 @@ def export_bundle(
         metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
             **judged,
+            "learned_from": twin is not None,
             "measured_on": f"{len(examples.held)} images of patients "
             + (
                 "held out of training"

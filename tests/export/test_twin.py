@@ -71,6 +71,9 @@ def test_a_bundle_is_fitted_to_the_patients_of_the_twin(
     assert manifest["metrics"]["validation"]["measured_on"] == (
         "37 images of patients whom only the twin has not learned from"
     )
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "were fitted to a twin that had not" in card
+    assert "held out of training" not in card
 
 
 @pytest.mark.parametrize(
