@@ -54,13 +54,12 @@ def describe(
         now_ns: `time.monotonic_ns()`, by which the page learns how old the picture is.
     """
     result, frame = moment.result, moment.frame
-    answer = result.to_dict()
+    answer = result.to_dict(details=True)
     del answer["source"]
     age_ms = None if frame is None else round((now_ns - frame.captured_ns) / 1e6, 1)
     return {
         **answer,
         "number": moment.number,
-        "reason": result.reason,
         "age_ms": age_ms,
         "ended": ended,
         "checklist": [_describe_item(status) for status in checklist],
