@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.checklist import ItemStatus
 from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.tasks.quality import what_would_help
 
 __all__ = ["Moment", "describe", "encode_jpeg", "encode_picture", "pack"]
 
@@ -60,6 +61,7 @@ def describe(
     return {
         **answer,
         "number": moment.number,
+        "help": what_would_help(result),
         "age_ms": age_ms,
         "ended": ended,
         "checklist": [_describe_item(status) for status in checklist],
