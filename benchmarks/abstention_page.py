@@ -94,14 +94,13 @@ def _verdict(held: bool) -> str:
 
 
 def _number(figure: Mapping[str, Any]) -> str:
-    interval = figure["interval"]
     told = f"{figure['value']:.4f}"
-    return told if interval is None else f"{told} ({interval[0]:.4f} to {interval[1]:.4f})"
+    low, high = figure["interval"] or (0, 0)
+    return told if low == high else f"{told} ({low:.4f} to {high:.4f})"
 
 
 def _percent(figure: Mapping[str, Any]) -> str:
-    interval = figure["interval"]
+    """Without an interval where all pictures are alike: drawing them again shows nothing."""
     told = f"{100 * figure['value']:.1f} %"
-    if interval is None:
-        return told
-    return f"{told} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    low, high = figure["interval"] or (0, 0)
+    return told if low == high else f"{told} ({100 * low:.1f} to {100 * high:.1f})"

@@ -23,7 +23,7 @@ _WIDEST = math.radians(60)
 
 def darker(image: Picture, gain: float) -> Picture:
     """Grey levels times `gain`."""
-    return np.clip(image.astype(np.float32) * gain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image.astype(np.float32) * gain, 0, 255), np.uint8)
 
 
 def blurred(image: Picture, sigma: float) -> Picture:
@@ -37,7 +37,7 @@ def hazy(image: Picture, haze: float) -> Picture:
     """Mixed with a share `haze` of even grey wherever there is picture."""
     inside = cv2.morphologyEx((image > 10).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((25, 25)))
     mixed = (1 - haze) * image + haze * 90 * inside
-    return mixed.astype(np.uint8)
+    return np.asarray(mixed, np.uint8)
 
 
 def shadowed(image: Picture, share: float) -> Picture:

@@ -109,5 +109,5 @@ def _beams(sector: Mask) -> tuple[Levels, Levels]:
 @lru_cache(maxsize=4)
 def _grid(side: int) -> tuple[Levels, Levels]:
     """Rows `(S, 1)`, and the place of each beam between the sides, -0.5 to 0.5, `(32,)`."""
-    place = (np.arange(_RAYS, dtype=np.float32) + 0.5) / _RAYS - 0.5
+    place = ((np.arange(_RAYS) + 0.5) / _RAYS - 0.5).astype(np.float32)
     return np.arange(side, dtype=np.float32)[:, None], place
