@@ -67,8 +67,12 @@ ChartOption = Annotated[
     str,
     typer.Option("--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"),
 ]
-HeadOption = Annotated[
-    bool, typer.Option("--head", help="With --json: all measures of the head, or why there is none")
+DetailsOption = Annotated[
+    bool,
+    typer.Option(
+        "--details",
+        help="With JSON: why nothing is told, how good the picture is, all measures of the head",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
 
@@ -121,7 +125,7 @@ def analyze(
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
     chart: ChartOption = DEFAULT_CHART,
-    head: HeadOption = False,
+    details: DetailsOption = False,
 ) -> None:
     """Answer for images, one after the other.
 
@@ -145,7 +149,7 @@ def analyze(
     for answer in display.progress(answers, "analysing", len(files)):
         unreadable += isinstance(answer, Unreadable)
         if as_json:
-            _print_json(answer, head=head)
+            _print_json(answer, details=details)
         else:
             display.answer(answer)
     if unreadable:
@@ -186,7 +190,7 @@ def stream_command(
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
     chart: ChartOption = DEFAULT_CHART,
-    head: HeadOption = False,
+    details: DetailsOption = False,
 ) -> None:
     """Answer for a live source or a recording, frame by frame, until it ends or Ctrl-C.
 
@@ -199,7 +203,7 @@ def stream_command(
     try:
         opened = open_source(source)
         every_frame = (policy or ("latest" if opened.live else "all")) == "all"
-        saving = Saving(save_jsonl, save_video, metrics_port, every_frame)
+        saving = Saving(save_jsonl, save_video, metrics_port, every_frame, details=details)
         live = stream(
             opened,
             model=model,
@@ -214,7 +218,7 @@ def stream_command(
     with display.losses(live), live, closing(saving.pass_on(live, answers)) as results:
         if as_json:
             for result in results:
-                _print_json(result, head=head)
+                _print_json(result, details=details)
         else:
             display.follow(live, results)
     stats = live.stats()
@@ -399,8 +403,8 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return size
 
 
-def _print_json(answer: Result | Unreadable, *, head: bool) -> None:
-    told = answer.to_dict(head=head) if isinstance(answer, Result) else answer.to_dict()
+def _print_json(answer: Result | Unreadable, *, details: bool) -> None:
+    told = answer.to_dict(details=details) if isinstance(answer, Result) else answer.to_dict()
     # ASCII, so that any terminal and any file name (even one that is no UTF-8) can be written.
     _print(json.dumps(told, allow_nan=False))
 

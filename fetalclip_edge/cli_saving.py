@@ -28,14 +28,21 @@ class Saving:
         video: file for the annotated video, or None.
         metrics_port: to serve metrics on, or None.
         every_frame: whether the source waits.
+        details: of the results, into the file for JSON Lines.
     """
 
     def __init__(
-        self, jsonl: Path | None, video: Path | None, metrics_port: int | None, every_frame: bool
+        self,
+        jsonl: Path | None,
+        video: Path | None,
+        metrics_port: int | None,
+        every_frame: bool,
+        *,
+        details: bool = False,
     ) -> None:
         self._makers: list[Callable[[], ClosingSink]] = []
         if jsonl is not None:
-            self._makers.append(partial(JsonlSink, jsonl))
+            self._makers.append(partial(JsonlSink, jsonl, details=details))
         if video is not None:
             self._makers.append(partial(VideoSink, video))
         if metrics_port is not None:

@@ -18,6 +18,7 @@ from fetalclip_edge.live_table import LiveTable
 from fetalclip_edge.model import Model
 from fetalclip_edge.results import Result
 from fetalclip_edge.stream import Stream, StreamStats
+from fetalclip_edge.tasks.quality import what_would_help
 
 __all__ = [
     "answer",
@@ -94,6 +95,8 @@ def answer(item: Result | Unreadable) -> None:
     words.append(f"[{_STATE_STYLE.get(state, 'red')}]{state}[/]")
     if item.reason is not None:
         words.append(escape(item.reason))
+    if (wanted := what_would_help(item)) is not None:
+        words.append(f"[yellow]waits for a better picture: {wanted}[/]")
     where = escape(item.source or "") + (
         "" if item.frame_index is None else f" #{item.frame_index}"
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.results import Frame
 
-__all__ = ["FreezeDetector"]
+__all__ = ["FreezeDetector", "picture_of"]
 
 _STEP = 8
 """Every eighth row, whole: pixels picked one by one would each cost a line of the cache."""
@@ -40,7 +40,7 @@ class FreezeDetector:
         """Take in the next frame; True when the picture has stood still for `hold_s`."""
         recorded = frame.pts_s is not None and not self._live
         now_s = frame.pts_s if recorded and frame.pts_s is not None else frame.captured_ns / 1e9
-        thumbnail = _picture(frame)[::_STEP].copy()
+        thumbnail = picture_of(frame)[::_STEP].copy()
         last, self._last = self._last, thumbnail
         went_back = now_s < self._last_s or recorded != self._recorded
         self._last_s, self._recorded = now_s, recorded
@@ -50,7 +50,7 @@ class FreezeDetector:
         return now_s - self._still_since_s >= self._hold_s
 
 
-def _picture(frame: Frame) -> NDArray[np.uint8]:
+def picture_of(frame: Frame) -> NDArray[np.uint8]:
     """The ultrasound alone: the clock on a frozen scanner's screen still runs."""
     if frame.region is None:
         return frame.image

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fetalclip_edge.colors import STATE_COLORS
 from fetalclip_edge.results import Result
+from fetalclip_edge.tasks.quality import what_would_help
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -138,4 +139,14 @@ def _answer_rows(result: Result) -> list[tuple[str, Text]]:
         ("plane", Text(result.plane.label if answered else "no answer", "bold")),
         ("confidence", bar),
         ("sub-plane", Text(sub_plane)),
+        ("picture", _picture_words(result)),
     ]
+
+
+def _picture_words(result: Result) -> Text:
+    """What is wrong with the picture, and whether an answer waits for a better one."""
+    if result.quality is None:
+        return Text("-")
+    if (wanted := what_would_help(result)) is not None:
+        return Text(f"waiting for a better one: {wanted}", "bold")
+    return Text(result.quality.reason or "good")

@@ -31,7 +31,7 @@ from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference, chart_named
 from fetalclip_edge.tasks.planes import PlanesTask
-from fetalclip_edge.tasks.quality import is_flat
+from fetalclip_edge.tasks.quality import assess, is_flat
 from fetalclip_edge.turns import Turns, turns_at_once
 
 __all__ = ["Model", "load"]
@@ -202,6 +202,7 @@ class Model:
             seen = region or Region(0, 0, image.shape[1], image.shape[0])
             head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
         age = self._age(head)
+        quality = None if flat else assess(inputs, self.bundle.preprocess)
         done = time.perf_counter_ns()
         return Result(
             state=state,
@@ -220,6 +221,7 @@ class Model:
             pts_s=None if frame is None else frame.pts_s,
             reason=reason,
             domain_distance=distance,
+            quality=quality,
         )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "HeadBiometry",
     "HeadOutline",
     "PlaneScores",
+    "Quality",
     "Region",
     "Result",
     "StreamState",
@@ -193,6 +194,37 @@ class HeadBiometry:
 
 
 @dataclass(frozen=True, slots=True)
+class Quality:
+    """How well a picture shows whatever it shows: 0 is bad, 1 is good, below a half is poor.
+
+    It changes no other answer. It says what could be done when there is none.
+
+    Attributes:
+        overall: the least of the others that are known; a picture is as good as its worst fault.
+        gain: neither too dark nor too bright.
+        contrast: fine detail in proportion to the brightness; blur and haze take it away.
+        shadow: free of dark bands below bright structures.
+        motion: stands still against the moments before; None where nothing came before.
+        reason: what is poor and what to do about it, in words; None when nothing is.
+    """
+
+    overall: float
+    gain: float
+    contrast: float
+    shadow: float
+    motion: float | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: the scores to a thousandth."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = round(value, 3) if isinstance(value, float) else value
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Milliseconds spent on a result, stage by stage; None where a stage did not take place."""
 
@@ -233,6 +265,7 @@ class Result:
         epoch: how often the stream's source had been lost and opened again before.
         domain_distance: how far the frame is from the fetal ultrasound that the model knows, in
             units of the largest distance at which it answers; None for a flat picture.
+        quality: how well the picture shows what it shows; None where there is no picture.
     """
 
     state: StreamState
@@ -249,12 +282,14 @@ class Result:
     reason: str | None = None
     domain_distance: float | None = None
     epoch: int = 0
+    quality: Quality | None = None
 
-    def to_dict(self, *, head: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, details: bool = False) -> dict[str, Any]:
         """The JSON object that the command line prints, as plain Python values.
 
         Args:
-            head: with all that was measured of the head, or why it was not, as `head`.
+            details: with `reason`, `domain_distance`, `quality`, and as `head` all that was
+                measured of the head, or why it was not.
         """
         measured, age, brain = self.head, self.gestational_age, self.brain_plane
         answer: dict[str, Any] = {
@@ -273,13 +308,22 @@ class Result:
             "head_circumference_mm": None if measured is None else measured.head_circumference_mm,
             "timing_ms": self.timing.to_dict(),
         }
-        if head:
-            answer["head"] = None if measured is None else measured.to_dict()
+        if details:
+            answer |= self._details()
         if self.frame_index is not None or self.dropped is not None:
             answer |= {"frame_index": self.frame_index, "pts_s": self.pts_s}
         if self.dropped is not None:
             answer["dropped"] = self.dropped
         return answer
+
+    def _details(self) -> dict[str, Any]:
+        distance = self.domain_distance
+        return {
+            "reason": self.reason,
+            "domain_distance": None if distance is None else round(distance, _DIGITS),
+            "head": None if self.head is None else self.head.to_dict(),
+            "quality": None if self.quality is None else self.quality.to_dict(),
+        }
 
 
 _LENGTH_DIGITS = 3

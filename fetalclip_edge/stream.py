@@ -20,6 +20,7 @@ from fetalclip_edge.geometry import Geometry
 from fetalclip_edge.latency import LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
 from fetalclip_edge.model import Model, check_region, load
+from fetalclip_edge.motion import QualityWatch
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence, no_answer
 from fetalclip_edge.sinks.base import Sink, Sinks
@@ -226,6 +227,9 @@ class Stream:
         if self._options.smoothing_s > 0 and not self.source.still_pictures:
             self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
         self._age: RunningAge | None = None
+        self._quality: QualityWatch | None = None
+        if not self.source.still_pictures:
+            self._quality = QualityWatch(live=self.source.live, hold_s=self._options.smoothing_s)
 
     def _deliver(self, answer: _Answer | Silence) -> Result:
         if isinstance(answer, Silence):
@@ -269,6 +273,8 @@ class Stream:
             )
         if self._smoother is not None:
             result = self._smoother.update(result, frame)
+        if self._quality is not None:
+            result = self._quality.update(result, frame)
         still = not self.source.still_pictures and self._freeze.update(frame)
         if result.head is not None and not self.source.still_pictures:
             if self._age is None:

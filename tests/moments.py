@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fetalclip_edge as fe
-from fetalclip_edge.results import BrainPlaneScores, PlaneScores, Timing
+from fetalclip_edge.results import (
+    BrainPlaneScores,
+    GestationalAge,
+    HeadBiometry,
+    PlaneScores,
+    Quality,
+    Timing,
+)
 
 RATE = 10
 """Frames a second, by their times."""
@@ -37,6 +45,20 @@ def result(
         embedding=np.ones(4, dtype=np.float32),
         **other,
     )
+
+
+def measured() -> fe.Result:
+    """A head of 176.4 mm, at 20 weeks and 1 day (19 w 0 d to 21 w 2 d)."""
+    return replace(
+        result("brain"),
+        head=HeadBiometry(head_circumference_mm=176.4),
+        gestational_age=GestationalAge(141, 133, 149, "head circumference, WHO 2017"),
+        quality=GOOD,
+    )
+
+
+GOOD = Quality(overall=0.8, gain=0.8, contrast=0.9, shadow=1.0, motion=0.85)
+DARK = Quality(0.2, 0.2, 0.9, 1.0, 0.85, reason="too dark: turn the gain up")
 
 
 def frame(index: int, image: NDArray[np.uint8] | None = None, **other: Any) -> fe.Frame:

@@ -107,11 +107,11 @@ def test_analyze_gives_one_object_an_image_in_input_order(
         assert_is_answer(answer)
 
 
-def test_measures_of_the_head_are_told_when_asked(command_line: CommandLine, scans: Path) -> None:
-    run = command_line("analyze", scans, "--json", "--head", "--chart", "hadlock")
+def test_details_are_told_when_asked(command_line: CommandLine, scans: Path) -> None:
+    run = command_line("analyze", scans, "--json", "--details", "--chart", "hadlock")
     assert (run.code, run.err) == (0, "")
     for answer in run.objects:
-        assert_is_answer(answer, {"head"})
+        assert_is_answer(answer, {"head", "quality", "reason", "domain_distance"})
 
 
 def test_a_growth_chart_that_is_not_there_is_bad_usage(

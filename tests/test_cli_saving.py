@@ -47,13 +47,14 @@ def test_a_recording_is_saved_whole(command_line: CommandLine, tmp_path: Path) -
 
 def test_a_live_stream_is_saved_too(command_line: CommandLine, tmp_path: Path) -> None:
     run = command_line(
-        *("stream", DEMO_CLIP, "--json", "--policy", "latest", "--max-frames", 5),
+        *("stream", DEMO_CLIP, "--json", "--policy", "latest", "--max-frames", 5, "--details"),
         *("--save-jsonl", tmp_path / "a.jsonl"),
     )
     assert run.code == 0
     saved = (tmp_path / "a.jsonl").read_text().splitlines()
     assert without_times(saved) == without_times(run.out.splitlines())
     assert len(saved) == 5
+    assert all("quality" in json.loads(line) for line in saved)
 
 
 @pytest.mark.parametrize(

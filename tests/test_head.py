@@ -97,10 +97,10 @@ def test_without_a_pixel_size_there_is_no_age(model: Model, head: Pixels) -> Non
     assert result.gestational_age is None
 
 
-def test_the_json_has_the_measures_when_asked(model: Model, head: Pixels) -> None:
+def test_the_json_has_the_measures_when_details_are_asked_for(model: Model, head: Pixels) -> None:
     result = model.analyze(head, pixel_size_mm=0.1)
     assert "head" not in result.to_dict()
-    told = result.to_dict(head=True)["head"]
+    told = result.to_dict(details=True)["head"]
     assert told["reason"] is None
     assert told["outline"]["major"] == pytest.approx(40 * max(head.shape) / 56, rel=5e-3)
     assert set(told["outline"]) == {"x", "y", "major", "minor", "angle_deg"}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from rich.console import Console
 from fetalclip_edge import live_table
 from fetalclip_edge.live_table import LiveTable
 from fetalclip_edge.results import BrainPlaneScores, PlaneScores, Result, StreamState, Timing
+
+from .moments import GOOD
 
 
 def result(state: str = "live", latency_ms: float | None = 20.0, **options: Any) -> Result:
@@ -74,6 +77,27 @@ def test_an_answer_that_is_withheld_is_not_shown(state: str) -> None:
         assert words in text
     assert "brain" not in text
     assert "75 %" not in text
+
+
+def test_it_says_how_good_the_picture_is() -> None:
+    shown = table()
+    shown.update(result(quality=GOOD))
+    assert "good" in drawn(shown)
+    shown.update(result(quality=replace(GOOD, overall=0.3, reason="moving: hold the probe still")))
+    text = drawn(shown)
+    assert "moving: hold the probe still" in text
+    # A confidence of 75 % is not sure, as the checklist has it.
+    assert "waiting for a better one" in text
+
+
+def test_a_poor_picture_that_is_answered_is_not_waited_for() -> None:
+    shown = table()
+    poor = replace(GOOD, overall=0.3, reason="too dark: turn the gain up")
+    sure = PlaneScores("brain", 0.95, {"brain": 0.95})
+    shown.update(result(plane=sure, quality=poor))
+    text = drawn(shown)
+    assert "too dark" in text
+    assert "waiting" not in text
 
 
 def test_every_state_has_as_many_rows() -> None:

@@ -20,6 +20,7 @@ class JsonlSink(ClosingSink):
 
     Args:
         path: the file, which is written anew.
+        details: with what `Result.to_dict` adds on demand.
 
     Raises:
         SinkError: it cannot be written (an OSError).
@@ -38,8 +39,8 @@ class JsonlSink(ClosingSink):
     name = "jsonl"
     pictures = False
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, details: bool = False) -> None:
+        self.path, self._details = Path(path), details
         try:
             self._file = self.path.open("w", encoding="ascii", newline="\n")
         except OSError as error:
@@ -54,7 +55,8 @@ class JsonlSink(ClosingSink):
         if self._file.closed:
             raise SinkError(f"{self.path} is closed")
         try:
-            self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+            told = result.to_dict(details=self._details)
+            self._file.write(json.dumps(told, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise SinkError(f"{self.path} cannot be written: {error.strerror}") from error

@@ -13,7 +13,7 @@ from fetalclip_edge.stream import Stream
 from fetalclip_edge.viewer.guard import Guard
 from fetalclip_edge.viewer.hub import Hub
 
-__all__ = ["address_of", "listen", "show"]
+__all__ = ["address_of", "listen", "serving", "show"]
 
 _LONGEST_MESSAGE = 4096
 """Bytes that a page may send at once: its wishes are short."""
@@ -56,7 +56,7 @@ def show(live: Stream, app: Guard, hub: Hub, listener: socket.socket) -> None:
         SourceError: the source broke.
         KeyboardInterrupt: Ctrl-C. The server has ended when it is raised.
     """
-    with _serving(app, listener) as thread:
+    with serving(app, listener) as thread:
         with live:
             for _ in live:
                 if not thread.is_alive():
@@ -66,7 +66,8 @@ def show(live: Stream, app: Guard, hub: Hub, listener: socket.socket) -> None:
 
 
 @contextmanager
-def _serving(app: Guard, listener: socket.socket) -> Iterator[threading.Thread]:
+def serving(app: Guard, listener: socket.socket) -> Iterator[threading.Thread]:
+    """Serve for as long as the context lasts, in the thread that it gives."""
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.checklist import ItemStatus
 from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.tasks.quality import what_would_help
 
 __all__ = ["Moment", "describe", "encode_jpeg", "encode_picture", "pack"]
 
@@ -54,13 +55,13 @@ def describe(
         now_ns: `time.monotonic_ns()`, by which the page learns how old the picture is.
     """
     result, frame = moment.result, moment.frame
-    answer = result.to_dict()
+    answer = result.to_dict(details=True)
     del answer["source"]
     age_ms = None if frame is None else round((now_ns - frame.captured_ns) / 1e6, 1)
     return {
         **answer,
         "number": moment.number,
-        "reason": result.reason,
+        "help": what_would_help(result),
         "age_ms": age_ms,
         "ended": ended,
         "checklist": [_describe_item(status) for status in checklist],

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,15 @@ from typing import Any
 
 import pytest
 
+from fetalclip_edge.checklist import Checklist
 from fetalclip_edge.demo import DEMO_CLIP
+from fetalclip_edge.results import Frame
+from fetalclip_edge.viewer.app import make_app
+from fetalclip_edge.viewer.exams import Exams
+from fetalclip_edge.viewer.hub import Hub
+from fetalclip_edge.viewer.serve import listen, serving
 
+from ..moments import DARK, frame, measured, result
 from .conftest import WAIT, viewing
 
 pytestmark = pytest.mark.browser
@@ -57,6 +65,21 @@ def page(chromium: Any) -> Iterator[Any]:
     assert errors == []
 
 
+@contextmanager
+def showing(hub: Hub) -> Iterator[str]:
+    """A server of this process, and its address."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        app = make_app(hub, token=None, port=port, new_exam=Exams(hub.checklist, None).end)
+        with serving(app, listener):
+            yield f"http://127.0.0.1:{port}/"
+
+
+def lasting(index: int) -> Frame:
+    """A frame that does not grow old, however slow the machine."""
+    return frame(index, captured_ns=time.monotonic_ns() + 3_600_000_000_000)
+
+
 def reaches(page: Any, state: str) -> None:
     page.wait_for_selector(f"body[data-state={state}]")
 
@@ -90,6 +113,29 @@ def test_a_stream_is_seen_lost_and_found_again(page: Any, port: int) -> None:
         with probe(port):
             reaches(page, "live")
             assert not page.is_visible("#veil")
+
+
+def test_measures_and_the_quality_of_the_picture_are_told_in_words(page: Any) -> None:
+    hub = Hub(Checklist())
+    with showing(hub) as address:
+        page.goto(address)
+        hub.write(measured(), lasting(0))
+        page.wait_for_selector("#age:text-is('20 w 1 d (19 w 0 d \u2013 21 w 2 d)')")
+        assert page.text_content("#head") == "176 mm"
+        assert page.text_content("#look-words") == "Good"
+        fits(page, **SEVEN_INCHES)
+        # Nothing is known, and why: neither in colour alone.
+        hub.write(result("other", state="out_of_domain", quality=DARK), lasting(1))
+        page.wait_for_selector("#look-words:text-is('Too dark: turn the gain up')")
+        assert page.text_content("#state-hint") == "Waiting for a better picture"
+        assert page.get_attribute("#look-icon", "href") == "#icon-out_of_domain"
+        assert not page.is_visible("#facts")
+        # What is known needs no better picture.
+        hub.write(result("brain", quality=DARK), lasting(2))
+        page.wait_for_selector("#plane:text-is('Brain')")
+        assert page.text_content("#state-hint") == ""
+        hub.write(result("other", state="no_signal", reason="lost"), None)
+        page.wait_for_selector("#look-words:text-is('\u2013')")
 
 
 def test_a_picture_is_frozen_and_captured_by_keyboard_and_by_touch(page: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import fetalclip_edge as fe
 from fetalclip_edge.viewer import hub as hub_module
 from fetalclip_edge.viewer.hub import Hub
 
-from ..moments import frame, result
+from ..moments import DARK, GOOD, frame, measured, result
 from .conftest import connect, open_page
 
 
@@ -37,6 +38,39 @@ def test_an_answer_comes_with_its_picture(hub: Hub, client: TestClient) -> None:
     blue, green, red = picture.mean(axis=(0, 1))
     assert red == pytest.approx(200, abs=4)
     assert max(blue, green) < 4
+
+
+def test_age_and_head_are_shown(hub: Hub, client: TestClient) -> None:
+    with open_page(client) as page:
+        hub.write(measured(), frame(0))
+        header, _ = page.show()
+    assert header["head_circumference_mm"] == 176.4
+    age = header["gestational_age"]
+    assert (age["days"], age["low_days"], age["high_days"]) == (141, 133, 149)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"quality": DARK}, None),
+        ({"quality": DARK, "confidence": 0.6}, "too dark: turn the gain up"),
+        (
+            {"quality": DARK, "label": "other", "state": "out_of_domain"},
+            "too dark: turn the gain up",
+        ),
+        ({"quality": GOOD, "confidence": 0.6}, None),
+        ({"quality": None, "confidence": 0.6}, None),
+    ],
+)
+def test_a_page_learns_how_good_the_picture_is_and_what_would_help(
+    hub: Hub, client: TestClient, options: dict[str, Any], wanted: str | None
+) -> None:
+    with open_page(client) as page:
+        hub.write(result(**options), frame(0))
+        header, _ = page.show()
+    assert header["help"] == wanted
+    quality = options["quality"]
+    assert header["quality"] == (None if quality is None else quality.to_dict())
 
 
 def test_the_region_alone_is_shown_and_not_the_name_of_the_source(

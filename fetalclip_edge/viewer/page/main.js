@@ -38,16 +38,22 @@ async function show(message, jpeg, isCurrent) {
   if (bitmap) draw(bitmap);
   shown = message;
   const now = stateOf(message);
-  setState(now, STATES[now].hint, message.reason ?? "");
+  const hint = message.help ? "Waiting for a better picture" : STATES[now].hint;
+  setState(now, hint, message.reason ?? "");
   setAnswer(STATES[now].answered ? message : null);
+  setLook(STATES[now].veiled ? null : message);
 }
 
 function lose() {
   setState("lost", STATES.lost.hint, "The picture behind this is not live.");
   // A held picture stays on the screen, but the device that comes back need not be the one that
   // knows it by its number.
-  if (held) shown = null;
-  else setAnswer(null);
+  if (held) {
+    shown = null;
+  } else {
+    setAnswer(null);
+    setLook(null);
+  }
 }
 
 function setState(name, hint, reason) {
@@ -94,6 +100,15 @@ function setFacts(message) {
   element("facts").hidden = !age && !head;
   if (age) write("age", `${weeks(age.days)} (${weeks(age.low_days)} – ${weeks(age.high_days)})`);
   if (head) write("head", `${Math.round(head)} mm`);
+}
+
+// How good the picture is, in words and by a sign.
+function setLook(message) {
+  const quality = message?.quality;
+  element("look").classList.toggle("wanted", Boolean(message?.help));
+  element("look").classList.toggle("unknown", !quality);
+  element("look-icon").setAttribute("href", `#icon-${quality?.reason ? "out_of_domain" : "done"}`);
+  write("look-words", quality ? capitalised(quality.reason ?? "good") : "–");
 }
 
 function write(id, text) {
