@@ -68,7 +68,10 @@ ChartOption = Annotated[
     typer.Option("--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"),
 ]
 HeadOption = Annotated[
-    bool, typer.Option("--head", help="With --json: all measures of the head, or why there is none")
+    bool,
+    typer.Option(
+        "--head", help="With --json: all measures of the head, or why there is none; heart, probes"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
 
@@ -329,6 +332,7 @@ def info(
         "intended_use": model.bundle.intended_use,
         "metrics": model.bundle.metrics,
         "thresholds": model.bundle.thresholds,
+        "tasks": model.bundle.tasks,
     }
     if as_json:
         _print(json.dumps(report, indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,9 @@ __all__ = [
     "GestationalAge",
     "HeadBiometry",
     "HeadOutline",
+    "HeartScore",
     "PlaneScores",
+    "ProbeScores",
     "Region",
     "Result",
     "StreamState",
@@ -182,14 +184,51 @@ class HeadBiometry:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the outline as an object, millimetres and pixels to a thousandth."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for measure in fields(self):
+            value = getattr(self, measure.name)
             if isinstance(value, HeadOutline):
                 value = {name: round(v, _LENGTH_DIGITS) for name, v in value._asdict().items()}
             elif isinstance(value, float):
                 value = round(value, _LENGTH_DIGITS)
-            values[field.name] = value
+            values[measure.name] = value
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeScores:
+    """What a task of the user's own says of a frame.
+
+    Attributes:
+        label: the answer, or None when the model abstains.
+        confidence: probability of `label`, 0 to 1; 0 when abstaining.
+        scores: probability of every class, summing to 1, also when abstaining.
+        threshold: of two classes, the probability at which the second is the answer; None where
+            the highest is.
+    """
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeartScore:
+    """What is said of the heart over the frames of a clip, or of the last moments of a stream.
+
+    Attributes:
+        label: the answer, or None where it is withheld.
+        confidence: probability of `label`, 0 to 1; 0 where withheld.
+        scores: probability of every class, summing to 1; empty where withheld.
+        frames: how many frames it is of.
+        reason: why it is withheld, in words; None when it is not.
+    """
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+    frames: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +272,9 @@ class Result:
         epoch: how often the stream's source had been lost and opened again before.
         domain_distance: how far the frame is from the fetal ultrasound that the model knows, in
             units of the largest distance at which it answers; None for a flat picture.
+        heart: of the clip so far, or of the last seconds of a stream; None for single pictures and
+            where the bundle has no head for it.
+        probes: name of each further task of the bundle -> its answer.
     """
 
     state: StreamState
@@ -249,12 +291,15 @@ class Result:
     reason: str | None = None
     domain_distance: float | None = None
     epoch: int = 0
+    heart: HeartScore | None = None
+    probes: dict[str, ProbeScores] = field(default_factory=dict)
 
     def to_dict(self, *, head: bool = False) -> dict[str, Any]:
         """The JSON object that the command line prints, as plain Python values.
 
         Args:
-            head: with all that was measured of the head, or why it was not, as `head`.
+            head: with all that was measured of the head, or why it was not, as `head`; with
+                `heart` and `probes`.
         """
         measured, age, brain = self.head, self.gestational_age, self.brain_plane
         answer: dict[str, Any] = {
@@ -275,6 +320,8 @@ class Result:
         }
         if head:
             answer["head"] = None if measured is None else measured.to_dict()
+            answer["heart"] = None if self.heart is None else _heart_dict(self.heart)
+            answer["probes"] = {name: _scores_dict(found) for name, found in self.probes.items()}
         if self.frame_index is not None or self.dropped is not None:
             answer |= {"frame_index": self.frame_index, "pts_s": self.pts_s}
         if self.dropped is not None:
@@ -288,7 +335,13 @@ _DIGITS = 9
 """Of probabilities in JSON: enough that they still sum to 1 to eight digits."""
 
 
-def _scores_dict(scores: PlaneScores | BrainPlaneScores) -> dict[str, Any]:
+def _heart_dict(heart: HeartScore) -> dict[str, Any]:
+    return {**_scores_dict(heart), "frames": heart.frames, "reason": heart.reason}
+
+
+def _scores_dict(
+    scores: PlaneScores | BrainPlaneScores | ProbeScores | HeartScore,
+) -> dict[str, Any]:
     return {
         "label": scores.label,
         "confidence": round(scores.confidence, _DIGITS),

@@ -111,7 +111,7 @@ def test_measures_of_the_head_are_told_when_asked(command_line: CommandLine, sca
     run = command_line("analyze", scans, "--json", "--head", "--chart", "hadlock")
     assert (run.code, run.err) == (0, "")
     for answer in run.objects:
-        assert_is_answer(answer, {"head"})
+        assert_is_answer(answer, {"head", "heart", "probes"})
 
 
 def test_a_growth_chart_that_is_not_there_is_bad_usage(
