@@ -54,7 +54,7 @@ def measure_head(
     report: dict[str, Any] = {"clips": len(truth), "groups": len(np.unique(groups))}
     for name, (value, interval) in zip(("auroc", "macro_f1", "ece"), pairs, strict=False):
         report |= {name: value, f"{name}_interval": interval}
-    of_classes = {}
+    of_classes: dict[str, dict[str, Any]] = {}
     for index, label in enumerate(labels):
         of_classes[label] = {"clips": int((truth == index).sum())}
         for name, place in (("sensitivity", 3 + index), ("specificity", 3 + len(labels) + index)):
@@ -125,4 +125,5 @@ def _figures(
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    shares: Floats = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return shares

@@ -190,5 +190,6 @@ def _tensor(
 
 
 def _softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.exp(values - values.max())
-    return weights / weights.sum()
+    weights = np.exp(values - values.max())
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
