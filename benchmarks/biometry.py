@@ -29,7 +29,7 @@ from fetalclip_edge.tasks.gestational_age import head_circumference_quantile
 from fetalclip_edge.tasks.growth import age_from_circumference
 from training.evaluation.gestational_age import SCORED_MM
 from training.evaluation.intervals import patient_bootstrap
-from training.heads import Head, read_heads, read_mask
+from training.head_images import Head, read_heads, read_mask
 
 __all__ = ["Measured", "age_coverage", "compare", "draw_worst", "hausdorff", "report"]
 

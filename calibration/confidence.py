@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -13,7 +15,12 @@ _COLDEST, _HOTTEST = 0.005, 1.0
 _BINS = 15
 
 
-def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def fit_temperature(
+    cosines: NDArray[np.floating[Any]],
+    truth: NDArray[np.int64],
+    *,
+    between: tuple[float, float] = (_COLDEST, _HOTTEST),
+) -> float:
     """The temperature that makes `softmax(cosines / temperature)` most likely.
 
     Temperature scaling: Guo et al. 2017, arXiv 1706.04599. A hundred right answers do not show that
@@ -24,9 +31,10 @@ def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> f
     Args:
         cosines: `(N, classes)`, of validation patients.
         truth: `(N,)`, index of the right class.
+        between: the lowest and the highest temperature; those of cosines unless told otherwise.
 
     Returns:
-        The temperature, between 0.005 and 1.
+        The temperature, between 0.005 and 1, or as `between` says.
 
     Raises:
         ValueError: there are no rows, or not one truth for each.
@@ -42,7 +50,7 @@ def fit_temperature(cosines: NDArray[np.float32], truth: NDArray[np.int64]) -> f
         scaled = log_softmax(cosines / np.exp(log_temperature), axis=1)
         return float(-(target * scaled).sum(axis=1).mean())
 
-    best = minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    best = minimize_scalar(surprise, bounds=np.log(between), method="bounded")
     return float(np.exp(best.x))
 
 

@@ -21,7 +21,14 @@ from export.replacing import new_bundle
 from fetalclip_edge.bundle import MANIFEST, ModelBundle
 from training.evaluation.report import SCHEMA_VERSION, percent, with_interval
 
-__all__ = ["CARD", "check_same_model", "model_card", "write_card"]
+__all__ = [
+    "CARD",
+    "check_same_model",
+    "model_card",
+    "task_section",
+    "without_task_section",
+    "write_card",
+]
 
 CARD = "MODEL_CARD.md"
 
@@ -35,6 +42,14 @@ _FIGURES = {
     "probes, brain_planes": "linear probe of brain sub-planes",
 }
 _NEEDED = ("architecture", "limits", "training_data")
+_ADDED = "## Added tasks"
+_OF_HEADS = {
+    "auroc": "AUROC",
+    "macro_f1": "macro-F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ece": "calibration error",
+}
 _TASKS = {"planes": "planes", "brain_planes": "brain sub-planes"}
 
 
@@ -81,7 +96,36 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
         f"Changes: {data['changes']}."
         for data in manifest["training_data"]
     ]
+    if manifest.get("tasks"):
+        lines += task_section(manifest["tasks"])
     return "\n".join(lines) + "\n"
+
+
+def task_section(tasks: Mapping[str, Any]) -> list[str]:
+    """What heads that were added to a bundle are worth, by those who added them."""
+    lines = ["", _ADDED, "", "Small heads on this model's embeddings, by those who added them.", ""]
+    for name, entry in tasks.items():
+        found, data = entry["metrics"], entry["data"]
+        figures = [
+            f"{title} {found[key]:.3f} {_between(found[f'{key}_interval'])}".rstrip()
+            for key, title in _OF_HEADS.items()
+            if found.get(key) is not None
+        ]
+        about = f" {data['about']}" if data.get("about") else ""
+        lines.append(
+            f"- {name} ({', '.join(entry['labels'])}; pooling {entry['pooling']}):{about} On "
+            f"{found['clips']} clips of {found['groups']} patients held out: {', '.join(figures)}"
+        )
+    return lines
+
+
+def without_task_section(card: str) -> str:
+    """A card as it was before any head was added."""
+    return card.partition(f"\n{_ADDED}\n")[0].rstrip("\n")
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f"({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _of_heads(head: Mapping[str, Any] | None) -> list[str]:

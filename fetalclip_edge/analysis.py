@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -109,8 +110,9 @@ def analyze_paths(
 ) -> Iterator[Result | Unreadable]:
     """Answer for every image of every file, in order.
 
-    An image file gives one result, a DICOM or video file one for each frame. What cannot be read
-    gives an `Unreadable` in its place, and the next file follows.
+    An image file gives one result, a DICOM or video file one for each frame, whose `heart` is of
+    the frames so far: the last one's is the clip's. What cannot be read gives an `Unreadable` in
+    its place, and the next file follows.
 
     Args:
         model: what answers.
@@ -134,6 +136,9 @@ def _analyze_file(
         # A path for certain: a file called "1", as DICOM files are, is no camera.
         with open_source(os.path.join(os.curdir, file)) as source:  # noqa: PTH118
             several = source.frame_count != 1
+            heart = None
+            if several and model.heart is not None:
+                heart = model.heart.window(live=False, span_s=math.inf)
             while True:
                 try:
                     frame = source.read()
@@ -145,6 +150,8 @@ def _analyze_file(
                 if pixel_size_mm is not None:
                     frame = replace(frame, pixel_size_mm=pixel_size_mm)
                 result = model.analyze_frame(frame)
+                if heart is not None:
+                    result = heart.update(result, frame)
                 number = result.frame_index if several else None
                 yield replace(result, source=file, frame_index=number)
     except FetalCLIPEdgeError as error:

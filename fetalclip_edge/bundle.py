@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,6 +103,8 @@ class ModelBundle:
         sha256: checksum of the manifest, and so of the whole bundle.
         head: what the graphs' map of the head is worth (see `fetalclip_edge.tasks.biometry`), or
             None where they give none.
+        tasks: name -> what the manifest says of a head that was added for a task of the user's own
+            (see `fetalclip_edge.tasks.class_head`).
     """
 
     folder: Path
@@ -119,6 +121,19 @@ class ModelBundle:
     files: dict[str, str]
     sha256: str
     head: dict[str, Any] | None = None
+    tasks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Hash over all that embeddings hang on: the graphs and the preprocessing.
+
+        What is added to a bundle or taken from it otherwise leaves it as it is.
+        """
+        graphs = sorted(
+            {self.files[file] for each in self.graphs.values() for file in each.values()}
+        )
+        told = json.dumps([graphs, self.preprocess.to_dict()], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -343,6 +358,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
         head=_get(manifest, "head", dict) if "head" in manifest else None,
+        tasks=_get(manifest, "tasks", dict) if "tasks" in manifest else {},
     )
 
 

@@ -71,7 +71,8 @@ DetailsOption = Annotated[
     bool,
     typer.Option(
         "--details",
-        help="With JSON: why nothing is told, how good the picture is, all measures of the head",
+        help="With JSON: why nothing is told, how good the picture is, all measures of the head, "
+        "heart and probes",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text for people")]
@@ -333,6 +334,7 @@ def info(
         "intended_use": model.bundle.intended_use,
         "metrics": model.bundle.metrics,
         "thresholds": model.bundle.thresholds,
+        "tasks": model.bundle.tasks,
     }
     if as_json:
         _print(json.dumps(report, indent=2))

@@ -91,6 +91,7 @@ def answer(item: Result | Unreadable) -> None:
     if brain is not None and brain.label is not None:
         words.append(f"{brain.label} {100 * brain.confidence:.0f} %")
     words += _measures(item)
+    words += _added(item)
     state = str(item.state)
     words.append(f"[{_STATE_STYLE.get(state, 'red')}]{state}[/]")
     if item.reason is not None:
@@ -116,6 +117,18 @@ def _measures(item: Result) -> list[str]:
     if age is not None:
         weeks = [f"{days // 7}+{days % 7}" for days in (age.days, age.low_days, age.high_days)]
         words.append(f"{weeks[0]} weeks ({weeks[1]} to {weeks[2]})")
+    return words
+
+
+def _added(item: Result) -> list[str]:
+    """What the user's own heads say."""
+    words = [
+        f"{escape(name)}: {escape(found.label)} {100 * found.confidence:.0f} %"
+        for name, found in item.probes.items()
+        if found.label is not None
+    ]
+    if item.heart is not None and item.heart.label is not None:
+        words.append(f"heart: {escape(item.heart.label)} {100 * item.heart.confidence:.0f} %")
     return words
 
 

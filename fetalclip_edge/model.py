@@ -30,8 +30,11 @@ from fetalclip_edge.results import (
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference, chart_named
+from fetalclip_edge.tasks.heart import heart_of
 from fetalclip_edge.tasks.planes import PlanesTask
 from fetalclip_edge.tasks.quality import assess, is_flat
+from fetalclip_edge.tasks.registry import frame_tasks
+from fetalclip_edge.tasks.seen import Seen
 from fetalclip_edge.turns import Turns, turns_at_once
 
 __all__ = ["Model", "load"]
@@ -50,6 +53,7 @@ class Model:
         backend: what runs it.
         preprocessor: makes the backend's input.
         chart: growth chart by which gestational age follows from head circumference.
+        heart: scores the heart by embeddings of a clip; None where the bundle has no head for it.
         turns: of the streams that share it; as many at once as `at_once` says.
 
     Raises:
@@ -73,6 +77,8 @@ class Model:
         self._head: HeadTask | None = None
         if bundle.head is not None:
             self._head = HeadTask(HeadSpec.from_dict(bundle.head), bundle.preprocess.size)
+        self._tasks = frame_tasks(bundle)
+        self.heart = heart_of(bundle)
         self._check_outputs()
         self.turns = Turns(at_once)
         self._buffers = threading.local()
@@ -203,6 +209,10 @@ class Model:
             head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
         age = self._age(head)
         quality = None if flat else assess(inputs, self.bundle.preprocess)
+        probes = {}
+        if self._tasks:
+            known = Seen(outputs, plane, reason is not None, pixel_size_mm)
+            probes = {name: task(known) for name, task in self._tasks.items()}
         done = time.perf_counter_ns()
         return Result(
             state=state,
@@ -222,6 +232,7 @@ class Model:
             reason=reason,
             domain_distance=distance,
             quality=quality,
+            probes=probes,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,9 @@ __all__ = [
     "GestationalAge",
     "HeadBiometry",
     "HeadOutline",
+    "HeartScore",
     "PlaneScores",
+    "ProbeScores",
     "Quality",
     "Region",
     "Result",
@@ -183,13 +185,13 @@ class HeadBiometry:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the outline as an object, millimetres and pixels to a thousandth."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for measure in fields(self):
+            value = getattr(self, measure.name)
             if isinstance(value, HeadOutline):
                 value = {name: round(v, _LENGTH_DIGITS) for name, v in value._asdict().items()}
             elif isinstance(value, float):
                 value = round(value, _LENGTH_DIGITS)
-            values[field.name] = value
+            values[measure.name] = value
         return values
 
 
@@ -218,10 +220,67 @@ class Quality:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the scores to a thousandth."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = round(value, 3) if isinstance(value, float) else value
+        for each in fields(self):
+            value = getattr(self, each.name)
+            values[each.name] = round(value, 3) if isinstance(value, float) else value
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeScores:
+    """What a task of the user's own says of a frame.
+
+    Attributes:
+        label: the answer, or None when the model abstains.
+        confidence: probability of `label`, 0 to 1; 0 when abstaining.
+        scores: probability of every class, summing to 1, also when abstaining.
+        threshold: of two classes, the probability at which the second is the answer; None where
+            the highest is.
+    """
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeartScore:
+    """What is said of the heart over the frames of a clip, or of the last moments of a stream.
+
+    Attributes:
+        label: the answer, or None where it is withheld.
+        confidence: probability of `label`, 0 to 1; 0 where withheld.
+        scores: probability of every class, summing to 1; empty where withheld.
+        frames: how many frames it is of.
+        reason: why it is withheld, in words; None when it is not.
+    """
+
+    label: str | None
+    confidence: float
+    scores: dict[str, float]
+    frames: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds spent on a result, stage by stage; None where a stage did not take place."""
+
+    preprocess_ms: float
+    inference_ms: float
+    interpret_ms: float
+    grab_ms: float | None = None
+    queue_ms: float | None = None
+    capture_to_result_ms: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """The stages that took place, without the suffix `_ms`, rounded to a microsecond."""
+        stages = {name: getattr(self, f"{name}_ms") for name in _STAGES}
+        return {name: round(value, 3) for name, value in stages.items() if value is not None}
+
+
+_STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +325,9 @@ class Result:
         domain_distance: how far the frame is from the fetal ultrasound that the model knows, in
             units of the largest distance at which it answers; None for a flat picture.
         quality: how well the picture shows what it shows; None where there is no picture.
+        heart: of the clip so far, or of the last seconds of a stream; None for single pictures and
+            where the bundle has no head for it.
+        probes: name of each further task of the bundle -> its answer.
     """
 
     state: StreamState
@@ -283,13 +345,15 @@ class Result:
     domain_distance: float | None = None
     epoch: int = 0
     quality: Quality | None = None
+    heart: HeartScore | None = None
+    probes: dict[str, ProbeScores] = field(default_factory=dict)
 
     def to_dict(self, *, details: bool = False) -> dict[str, Any]:
         """The JSON object that the command line prints, as plain Python values.
 
         Args:
-            details: with `reason`, `domain_distance`, `quality`, and as `head` all that was
-                measured of the head, or why it was not.
+            details: with `reason`, `domain_distance`, `quality`, `heart` and `probes`, and as `head`
+                all that was measured of the head, or why it was not.
         """
         measured, age, brain = self.head, self.gestational_age, self.brain_plane
         answer: dict[str, Any] = {
@@ -323,6 +387,8 @@ class Result:
             "domain_distance": None if distance is None else round(distance, _DIGITS),
             "head": None if self.head is None else self.head.to_dict(),
             "quality": None if self.quality is None else self.quality.to_dict(),
+            "heart": None if self.heart is None else _heart_dict(self.heart),
+            "probes": {name: _scores_dict(found) for name, found in self.probes.items()},
         }
 
 
@@ -332,7 +398,13 @@ _DIGITS = 9
 """Of probabilities in JSON: enough that they still sum to 1 to eight digits."""
 
 
-def _scores_dict(scores: PlaneScores | BrainPlaneScores) -> dict[str, Any]:
+def _heart_dict(heart: HeartScore) -> dict[str, Any]:
+    return {**_scores_dict(heart), "frames": heart.frames, "reason": heart.reason}
+
+
+def _scores_dict(
+    scores: PlaneScores | BrainPlaneScores | ProbeScores | HeartScore,
+) -> dict[str, Any]:
     return {
         "label": scores.label,
         "confidence": round(scores.confidence, _DIGITS),

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fetalclip_edge.results import Frame, Result, StreamState
+from fetalclip_edge.results import Frame, ProbeScores, Result, StreamState
 from fetalclip_edge.tasks.planes import brain_plane_scores, plane_scores
+from fetalclip_edge.tasks.probes import probe_scores
 
 __all__ = ["DEFAULT_SPAN_S", "Smoother"]
 
@@ -49,9 +50,9 @@ class _Average:
 class Smoother:
     """Averages the answers of one film.
 
-    Planes and sub-planes are averaged over about the last `span_s` seconds, and the label is that
-    of the highest average. So is the distance from what the model knows (its logarithm), and
-    withholding begins and ends at different averages.
+    Planes, sub-planes and probes are averaged over about the last `span_s` seconds, and the label
+    is that of the highest average, or by a probe's threshold. So is the distance from what the
+    model knows (its logarithm), and withholding begins and ends at different averages.
 
     Args:
         live: True for a device, whose presentation times are no clock; those of a recording are.
@@ -65,6 +66,7 @@ class Smoother:
     def reset(self) -> None:
         """Forget everything: what comes next is another picture."""
         self._planes, self._brain_planes, self._distance = _Average(), _Average(), _Average()
+        self._probes: dict[str, _Average] = {}
         self._withheld = False
         self._last_s: float | None = None
 
@@ -101,7 +103,13 @@ class Smoother:
             head=result.head if plane.label == "brain" else None,
             gestational_age=result.gestational_age if plane.label == "brain" else None,
             reason=self._reason(result, distance),
+            probes={name: self._probe(name, found, keep) for name, found in result.probes.items()},
         )
+
+    def _probe(self, name: str, found: ProbeScores, keep: float) -> ProbeScores:
+        average = self._probes.setdefault(name, _Average())
+        average.add(found.scores, keep)
+        return probe_scores(average.values, found.threshold, abstain=self._withheld)
 
     def _average_distance(self, distance: float, keep: float) -> float:
         self._distance.add({"log": math.log(max(distance, 1e-6))}, keep)

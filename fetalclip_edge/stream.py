@@ -230,6 +230,9 @@ class Stream:
         self._quality: QualityWatch | None = None
         if not self.source.still_pictures:
             self._quality = QualityWatch(live=self.source.live, hold_s=self._options.smoothing_s)
+        # A model of the user's own may know of no hearts.
+        heart = None if self.source.still_pictures else getattr(self.model, "heart", None)
+        self._heart = None if heart is None else heart.window(live=self.source.live)
 
     def _deliver(self, answer: _Answer | Silence) -> Result:
         if isinstance(answer, Silence):
@@ -280,6 +283,8 @@ class Stream:
             if self._age is None:
                 self._age = RunningAge(live=self.source.live, chart=self.model.chart)
             result = self._age.update(result, frame, still=still)
+        if self._heart is not None:
+            result = self._heart.update(result, frame, still=still)
         state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
         done_ns = time.monotonic_ns()
         whole_ms = (done_ns - frame.captured_ns) / 1e6

@@ -111,7 +111,9 @@ def test_details_are_told_when_asked(command_line: CommandLine, scans: Path) -> 
     run = command_line("analyze", scans, "--json", "--details", "--chart", "hadlock")
     assert (run.code, run.err) == (0, "")
     for answer in run.objects:
-        assert_is_answer(answer, {"head", "quality", "reason", "domain_distance"})
+        assert_is_answer(
+            answer, {"head", "heart", "probes", "quality", "reason", "domain_distance"}
+        )
 
 
 def test_a_growth_chart_that_is_not_there_is_bad_usage(

@@ -1,140 +1,151 @@
-"""Heads with masks drawn by a person, from HC18, to learn and to judge segmentation from."""
+"""Train a small head on the embeddings of a model that stays as it is, and add it to a bundle.
+
+python -m training.heads LABELS.csv --model BUNDLE --task NAME --out HEAD
+python -m training.heads HEAD --add-to BUNDLE --out NEW_BUNDLE
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from enum import Enum
 from pathlib import Path
+from typing import Annotated, Any
 
-import cv2
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from training.datasets import square
-from training.sources import Record, read_source
+from export.tasks import add_task
+from fetalclip_edge.errors import BackendError
+from training.evaluation.encoders import open_encoder
+from training.head_files import TrainedHead, write_head_folder
+from training.head_training import HeadSettings, train_head
+from training.options import told
 
-__all__ = ["Head", "Heads", "load_heads", "mask_path", "read_heads", "read_mask"]
+__all__ = ["main"]
+
+_FIGURES = {
+    "auroc": "AUROC",
+    "macro_f1": "macro-F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ece": "calibration error",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """One image of a head, and what a person measured in it.
+class Pooling(str, Enum):
+    """How the frames of a clip become one."""
 
-    Attributes:
-        image: the file.
-        mask: file with the head's mask, or its outline as HC18 publishes it.
-        name: the image's name in its data set.
-        group: the examination, which a split must not tear apart: "hc18/520".
-        split: "train" or "test".
-        pixel_size_mm: of the file.
-        head_circumference_mm: as published.
+    NONE = "none"
+    MEAN = "mean"
+    ATTENTION = "attention"
+
+
+def main(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS.csv|HEAD",
+            help="table with the columns path (image, folder of frames, video or DICOM cine, "
+            "relative to the table), label, group (the patient) and, maybe, split (train, "
+            "validation, test); or, with --add-to, a folder that this command wrote",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder of the head, or of the new bundle")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="bundle whose embeddings to learn on; or a release or a published checkpoint, "
+            "for figures: what a bundle is to carry must be trained on that bundle"
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="name of the task: heart, or one of your own"),
+    ] = None,
+    pooling: Annotated[
+        Pooling | None,
+        typer.Option(help="of a clip's frames; by default none for pictures, mean for clips"),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="of two labels, the one to be found; otherwise the second"
+        ),
+    ] = None,
+    frames: Annotated[
+        int, typer.Option(min=1, metavar="N", help="frames of a clip, at most, evenly over it")
+    ] = 32,
+    about: Annotated[
+        str, typer.Option(metavar="TEXT", help="of the data, for the model card: source, licence")
+    ] = "",
+    add_to: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="bundle to copy and to add the head to")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="of a published checkpoint: fetalclip, mobile-fetalclip")
+    ] = None,
+    device: Annotated[str, typer.Option(help="where PyTorch runs: cpu, cuda")] = "cpu",
+    backend: Annotated[str, typer.Option(help="that runs a bundle")] = "auto",
+    json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
+) -> None:
+    """Train a small head on frozen embeddings, or add one to a bundle.
+
+    No patient is in two splits. The penalty is chosen by cross-validation over the patients of
+    train, temperature and threshold on those of validation; test chooses nothing. Clips that
+    cannot be read are listed and left out.
+
+    To begin: python -m training.heads clinic.csv --model BUNDLE --task view --out head
+
+    Then: python -m training.heads head --add-to BUNDLE --out my_bundle
     """
-
-    image: Path
-    mask: Path
-    name: str
-    group: str
-    split: str
-    pixel_size_mm: float
-    head_circumference_mm: float
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """Heads in memory.
-
-    Attributes:
-        heads: what is known of them.
-        images: uint8 `(N, 1, S, S)`, zero-padded to a square.
-        masks: likewise, 255 inside, levels between at the edge.
-        frames: `(height, width)` of each image's file.
-    """
-
-    heads: Sequence[Head]
-    images: Tensor
-    masks: Tensor
-    frames: list[tuple[int, int]]
-
-
-def mask_path(image: Path) -> Path:
-    """Where the mask of an image lies, in HC18's own layout or in that of its subset.
-
-    Raises:
-        FileNotFoundError: it is in neither place.
-    """
-    published = image.with_name(f"{image.stem}_Annotation.png")
-    subset = image.parent.parent / "masks" / f"{image.stem}.png"
-    for path in (subset, published):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"{image} has no mask: neither {subset} nor {published} is there")
-
-
-def read_heads(root: Path, split: str) -> list[Head]:
-    """The heads of one split of HC18.
-
-    Args:
-        root: folder as HC18 publishes it, or of its subset, as for `training.data`.
-        split: "train" or "test".
-
-    Raises:
-        FileNotFoundError: a folder, a table or a mask is missing.
-        ValueError: there are no heads, or a table cannot be read.
-    """
-    records = [r for data_set in read_source(root) for r in data_set.records]
-    heads = [_head(r) for r in records if r.group.startswith("hc18/") and r.split == split]
-    if not heads:
-        raise ValueError(f"{root} holds no heads of HC18 of split {split!r}")
-    return heads
-
-
-def _head(record: Record) -> Head:
-    size, circumference = record.facts.pixel_size_mm, record.head_circumference_mm
-    assert size is not None
-    assert circumference is not None
-    return Head(
-        record.path,
-        mask_path(record.path),
-        record.name,
-        record.group,
-        record.split,
-        size,
-        circumference,
+    console = Console(stderr=True)
+    if add_to is not None:
+        with told(console, 2, OSError, ValueError):
+            if model is not None or task is not None:
+                raise ValueError("--model and --task are for training; --add-to takes a HEAD")
+            name = add_task(source, add_to, out)
+        console.print(f"wrote {out} with the task {name}", highlight=False, soft_wrap=True)
+        return
+    with told(console, 1, BackendError), told(console, 2, OSError, ValueError):
+        if model is None or task is None:
+            raise ValueError("training needs --model and --task; adding a HEAD needs --add-to")
+        settings = HeadSettings(
+            task, None if pooling is None else pooling.value, positive, frames, about
+        )
+        encoder = open_encoder(model, architecture, device, backend)
+        trained = train_head(source, encoder, settings, out, console)
+        write_head_folder(out, trained)
+    _show(trained, console)
+    console.print(
+        f"wrote {out}; next: python -m training.heads {out} --add-to BUNDLE --out NEW_BUNDLE",
+        highlight=False,
+        soft_wrap=True,
     )
+    if json_out:
+        typer.echo(json.dumps(trained.metrics, indent=2))
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A mask `(H, W)`, 255 inside. An outline is filled.
-
-    Raises:
-        ValueError: the file is no image.
-    """
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None:
-        raise ValueError(f"{path} cannot be read as an image")
-    mask = np.where(grey > 127, 255, 0).astype(np.uint8)
-    if not path.stem.endswith("_Annotation"):
-        return mask
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return np.asarray(cv2.drawContours(mask, contours, -1, 255, cv2.FILLED), np.uint8)
+def _show(trained: TrainedHead, console: Console) -> None:
+    metrics = trained.metrics
+    table = Table(
+        title=f"{trained.task}: {metrics['clips']} test clips of {metrics['groups']} patients"
+    )
+    for column in ("", "value", "95 % interval"):
+        table.add_column(column)
+    for key, title in _FIGURES.items():
+        if key in metrics:
+            table.add_row(title, _number(metrics[key]), _interval(metrics[f"{key}_interval"]))
+    console.print(table)
 
 
-def load_heads(heads: Sequence[Head], size: int) -> Heads:
-    """Images and masks in memory, as a network sees them.
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
-    Args:
-        heads: which.
-        size: side of the square, in pixels.
-    """
-    images = np.empty((len(heads), 1, size, size), np.uint8)
-    masks = np.empty_like(images)
-    frames = []
-    for index, head in enumerate(heads):
-        with Image.open(head.image) as image:
-            images[index, 0] = square(image, size)
-            frames.append((image.height, image.width))
-        masks[index, 0] = square(Image.fromarray(read_mask(head.mask)), size, "bilinear")
-    return Heads(heads, torch.from_numpy(images), torch.from_numpy(masks), frames)
+
+def _interval(value: Any) -> str:
+    return "-" if value is None else f"{value[0]:.3f} to {value[1]:.3f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

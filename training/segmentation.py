@@ -24,8 +24,8 @@ from calibration.head import FIRST_SPEC, edge_of, errors_mm, fit_head, see_heads
 from fetalclip_edge.tasks.biometry import HeadSpec
 from training.augment import draw_pairs
 from training.averaging import WeightAverage
+from training.head_images import Heads, load_heads, read_heads
 from training.head_release import HeadRelease, read_head, save_head
-from training.heads import Heads, load_heads, read_heads
 from training.models import ImageTower
 from training.models.decoder import DecoderConfig, HeadDecoder
 from training.options import told

@@ -7,14 +7,10 @@ that.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 
@@ -24,10 +20,9 @@ from fetalclip_edge.tasks.gestational_age import (
     head_circumference_quantile,
 )
 from training.facts import Facts
+from training.tables import read_rows
 
 __all__ = ["DataSet", "LeftOut", "Record", "age_from_circumference", "read_source"]
-
-T = TypeVar("T")
 
 _PLANES = {
     "Fetal abdomen": "abdomen",
@@ -148,7 +143,7 @@ def _read_fetal_planes_db(root: Path) -> _Read:
     _demand_folder(root / "Images", "the images of FETAL_PLANES_DB")
     columns = ("Image_name", "Patient_num", "Plane", "Brain_plane", "Train")
     records = []
-    for row in _rows(root / "FETAL_PLANES_DB_data.csv", columns):
+    for row in read_rows(root / "FETAL_PLANES_DB_data.csv", columns):
         name = f"Images/{row.text('Image_name')}.png"
         records.append(
             Record(
@@ -170,7 +165,7 @@ def _read_hc18(root: Path) -> _Read:
         folder /= "training_set"
     size, circumference = "pixel size(mm)", "head circumference (mm)"
     records = []
-    for row in _rows(
+    for row in read_rows(
         root / "training_set_pixel_size_and_HC.csv", ("filename", size, circumference)
     ):
         file = row.text("filename")
@@ -209,7 +204,7 @@ def _read_subset_planes(root: Path) -> _Read:
             f"planes/{row.text('patient')}",
             row.choice("split", _SPLITS),
         )
-        for row in _rows(
+        for row in read_rows(
             root / "planes" / "labels.csv", ("file", "patient", "plane", "brain_plane", "split")
         )
     ]
@@ -227,7 +222,7 @@ def _read_subset_hc18(root: Path) -> _Read:
             pixel_size_mm=row.positive("pixel_size_mm"),
             head_circumference_mm=row.positive("head_circumference_mm"),
         )
-        for row in _rows(root / "hc18" / "labels.csv", columns)
+        for row in read_rows(root / "hc18" / "labels.csv", columns)
     ]
     return records, [], []
 
@@ -255,7 +250,7 @@ def _read_captions(path: Path) -> DataSet:
     Without a split all images are for training; without a patient each is its own.
     """
     records = []
-    for row in _rows(path, ("image", "caption")):
+    for row in read_rows(path, ("image", "caption")):
         image = row.text("image")
         if PurePosixPath(image).is_absolute():
             raise row.error(f"image must be a path relative to {path.parent}, not {image!r}")
@@ -284,74 +279,3 @@ _LAYOUTS: dict[str, tuple[str, Callable[[Path], _Read]]] = {
 def _demand_folder(folder: Path, title: str) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing: unpack {title} there")
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of a table; what cannot be read is named with file and line."""
-
-    path: Path
-    line: int
-    values: dict[str, str]
-
-    def error(self, told: str) -> ValueError:
-        return ValueError(f"{self.path}, line {self.line}: {told}")
-
-    def text(self, column: str) -> str:
-        if not self.values[column]:
-            raise self.error(f"{column} is empty")
-        return self.values[column]
-
-    def choice(self, column: str, names: Mapping[str, T]) -> T:
-        value = self.values[column]
-        if value not in names:
-            known = ", ".join(repr(name) for name in names)
-            raise self.error(f"{column} must be one of {known}, not {value!r}")
-        return names[value]
-
-    def positive(self, column: str) -> float:
-        value = self.values[column]
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            raise self.error(f"{column} must be a positive number, not {value!r}")
-        return number
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[_Row]:
-    """The rows of a table, whichever of `,`, `;` and tab parts its columns.
-
-    Blanks around names and values, a byte order mark, nameless columns and empty lines, as
-    spreadsheets leave them behind, are passed over.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        # Strict, so that a quote that never ends is an error and does not swallow the other rows.
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        names = [name.strip() for name in next(reader, [])]
-        lacking = [name for name in columns if name not in names]
-        if lacking:
-            found = ", ".join(filter(None, names)) or "none"
-            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}; it has {found}")
-        empty = True
-        for cells in reader:
-            cells = [cell.strip() for cell in cells] + [""] * (len(names) - len(cells))
-            if any(cells[len(names) :]):
-                told = f"{len(cells)} values for {len(names)} columns"
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {told}; put quotes around a value that "
-                    f"holds {delimiter!r}"
-                )
-            if any(cells):
-                values = {n: cell for n, cell in zip(names, cells, strict=False) if n}
-                yield _Row(path, reader.line_num, values)
-                empty = False
-        if empty:
-            raise ValueError(f"{path} has no rows")
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error

@@ -17,7 +17,7 @@ from fetalclip_edge.results import (
     StreamState,
     Timing,
 )
-from training.heads import Head
+from training.head_images import Head
 
 WIDTH, HEIGHT, MM = 240, 180, 0.5
 

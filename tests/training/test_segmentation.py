@@ -10,8 +10,8 @@ import torch
 import typer
 from PIL import Image, ImageDraw
 
+from training.head_images import load_heads, mask_path, read_heads, read_mask
 from training.head_release import HeadRelease, load_head, save_head
-from training.heads import load_heads, mask_path, read_heads, read_mask
 from training.models import DualEncoder, ImageTower, ModelConfig
 from training.models.decoder import DecoderConfig, HeadDecoder
 from training.release import Origin, load_release, save_release

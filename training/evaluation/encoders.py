@@ -91,6 +91,22 @@ class Encoder(ABC):
             )
         return embeddings
 
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        """Embeddings float32 `(N, D)`, L2-normalised, of images in memory.
+
+        Args:
+            images: at least one, `(H, W)` grey or `(H, W, 3)` RGB, of any sizes.
+
+        Raises:
+            ValueError: the model gives an embedding that is not of finite numbers.
+        """
+        starts = range(0, len(images), _IMAGE_BATCH)
+        parts = [self._embed_batch(list(images[i : i + _IMAGE_BATCH])) for i in starts]
+        embeddings = np.concatenate(parts)
+        if not np.isfinite(embeddings).all():
+            raise ValueError(f"{self.name} gives NaN or infinity: its weights are damaged")
+        return embeddings
+
     def prompts(self, task: str) -> PromptSet:
         """The prompts that the model itself brings for "planes" or "brain_planes".
 
@@ -171,6 +187,7 @@ class BundleEncoder(Encoder):
             "name": self.name,
             # The card is made from this evaluation, so it is no part of what was measured.
             "files": {n: sha for n, sha in bundle.files.items() if not n.endswith(".md")},
+            "encoder_sha256": bundle.encoder_sha256,
             "graph": bundle.graphs[backend.name][backend.precision],
             "backend": f"{backend.name} {backend.version}",
             "precision": backend.precision,
