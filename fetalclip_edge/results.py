@@ -78,6 +78,8 @@ class Frame:
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
         grab_ms: how long the source took to deliver it, or None when not measured.
         epoch: how often the source had been lost and opened again before.
+        mask: uint8 `(H, W)`, 0 where the frame shows no ultrasound and is to be blanked, 255
+            elsewhere, or None when nothing is. Nobody writes to it: frames share one.
     """
 
     image: NDArray[np.uint8]
@@ -90,6 +92,7 @@ class Frame:
     pixel_size_mm: float | None = None
     grab_ms: float | None = None
     epoch: int = 0
+    mask: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,10 +80,7 @@ def _describe_item(status: ItemStatus) -> dict[str, Any]:
 
 def encode_picture(frame: Frame) -> bytes:
     """The region of a frame as JPEG, of at most 1280 pixels a side."""
-    image = frame.image
-    if frame.region is not None:
-        x, y, width, height = frame.region
-        image = image[y : y + height, x : x + width]
+    image = visible(frame)
     return encode_jpeg(image[:, :, ::-1] if frame.color == "rgb" and image.ndim == 3 else image)
 
 

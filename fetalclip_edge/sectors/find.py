@@ -1,0 +1,167 @@
+"""Find the ultrasound in a scanner's screen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.results import Region
+from fetalclip_edge.sectors.lit import lit, thumbnail
+from fetalclip_edge.sectors.shape import Points, Side, convex, side, trimmed
+from fetalclip_edge.sectors.tissue import tissue
+
+__all__ = ["Sector", "find_in_thumbnail", "find_sector"]
+
+Kind = Literal["fan", "trapezoid", "rectangle"]
+
+_LEAST_CONFIDENCE = 0.5
+_LEAST_SUPPORT = 0.25
+"""Share of the rows that must end on a straight side."""
+
+_MOST_BEYOND = 0.15
+"""Share of the rows that may stick out of it; they are cut off."""
+
+_RIM = 1.0
+"""Pixels of the thumbnail that are kept beyond a side: it runs through the middles of the rows."""
+
+_RIM_PX = 4
+"""Pixels beside the outline that are looked at."""
+
+_FILLED = 0.3
+"""Share of the outline that is lit, from which on more says nothing."""
+
+_SAG = 0.03
+"""Of the height: how much deeper the middle of a fan's lower end is than its corners."""
+
+_UPRIGHT = 0.04
+"""Pixels across for each one down, up to which a side is upright."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sector:
+    """The ultrasound within a frame.
+
+    Attributes:
+        region: the smallest rectangle around it.
+        outline: its corners in pixels of the frame, in turn; (0, 0) is the corner of the top left
+            pixel. Always convex.
+        kind: "fan" (a curved array: its lower end is an arc), "trapezoid" or "rectangle".
+        confidence: 0 to 1: the share of the outline that is the frame's border or has the
+            screen's background beside it, times how well the outline is filled.
+    """
+
+    region: Region
+    outline: tuple[tuple[float, float], ...]
+    kind: Kind
+    confidence: float
+
+    def mask(self, height: int, width: int) -> NDArray[np.uint8]:
+        """255 within the outline and 0 elsewhere, `(height, width)`."""
+        shown = np.zeros((height, width), dtype=np.uint8)
+        # OpenCV's corners are the middles of pixels, here in 16ths.
+        corners = np.round((np.array(self.outline) - 0.5) * 16).astype(np.int32)
+        cv2.fillConvexPoly(shown, corners, 255, shift=4)
+        return shown
+
+
+def find_sector(image: NDArray[np.uint8]) -> Sector | None:
+    """The ultrasound within one picture of a scanner's screen.
+
+    Args:
+        image: uint8, `(H, W)` grey or `(H, W, 3)`.
+
+    Returns:
+        Where it is, or None where nothing looks like it.
+
+    Raises:
+        InvalidImageError: the image is empty or has a wrong shape (a ValueError).
+        InvalidImageTypeError: it is not a uint8 array (a TypeError).
+    """
+    small = thumbnail(image)
+    return find_in_thumbnail(small, image.shape[0], image.shape[1])
+
+
+def find_in_thumbnail(small: NDArray[np.uint8], height: int, width: int) -> Sector | None:
+    """As `find_sector`, for a picture that was made small already.
+
+    Args:
+        small: of `thumbnail`.
+        height, width: of the picture, in whose pixels the answer is.
+    """
+    found = lit(small)
+    seen = tissue(found)
+    if seen is None:
+        return None
+    polygon, sides = _outline(seen)
+    confidence = _confidence(polygon, found)
+    if confidence < _LEAST_CONFIDENCE:
+        return None
+    scale = np.array([width / small.shape[1], height / small.shape[0]])
+    corners = np.clip(polygon * scale, 0, (width, height))
+    left, top = (math.floor(value) for value in corners.min(axis=0))
+    right, bottom = (math.ceil(value) for value in corners.max(axis=0))
+    return Sector(
+        Region(left, top, right - left, bottom - top),
+        tuple((float(x), float(y)) for x, y in corners),
+        _kind(polygon, sides),
+        confidence,
+    )
+
+
+def _outline(seen: NDArray[np.uint8]) -> tuple[Points, list[Side]]:
+    """The convex outline of a mask, without what sticks out of its straight sides."""
+    polygon = convex(seen)
+    rows = np.flatnonzero(seen.any(axis=1))
+    firsts = seen.argmax(axis=1)[rows]
+    lasts = seen.shape[1] - seen[:, ::-1].argmax(axis=1)[rows]
+    flip = np.array([-1.0, 1.0])
+    sides = []
+    for ends, turned in ((firsts, np.array([1.0, 1.0])), (-lasts, flip)):
+        line = side(np.stack([ends, rows + 0.5], axis=1), polygon * turned)
+        if line is None or line.support < _LEAST_SUPPORT:
+            continue
+        if line.beyond <= _MOST_BEYOND:
+            outer = Side(line.start - _RIM, line.slope, line.support, line.beyond)
+            polygon = trimmed(polygon * turned, outer) * turned
+        sides.append(line)
+    return polygon, sides
+
+
+def _kind(polygon: Points, sides: list[Side]) -> Kind:
+    left, top = polygon.min(axis=0)
+    right, bottom = polygon.max(axis=0)
+    corners = [_lowest(polygon, left + share * (right - left)) for share in (0.1, 0.9)]
+    if bottom - sum(corners) / 2 > _SAG * (bottom - top):
+        return "fan"
+    if any(abs(line.slope) > _UPRIGHT for line in sides):
+        return "trapezoid"
+    return "rectangle"
+
+
+def _lowest(polygon: Points, x: float) -> float:
+    """Where a convex polygon ends, on the way down at `x`."""
+    before = np.roll(polygon, 1, axis=0)
+    found = []
+    for (x0, y0), (x1, y1) in zip(before, polygon, strict=True):
+        if min(x0, x1) <= x <= max(x0, x1):
+            share = 0.0 if x1 == x0 else (x - x0) / (x1 - x0)
+            found.append(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0))
+    return max(found)
+
+
+def _confidence(polygon: Points, found: NDArray[np.uint8]) -> float:
+    """See `Sector.confidence`."""
+    height, width = found.shape
+    inside = np.zeros_like(found)
+    cv2.fillConvexPoly(inside, np.round(polygon - 0.5).astype(np.int32), 1)
+    wide = np.ones((2 * _RIM_PX + 1, 2 * _RIM_PX + 1), np.uint8)
+    around = cv2.dilate(inside, wide) - inside
+    beside = int(np.count_nonzero(around))
+    free = 1.0 if not beside else 1 - np.count_nonzero(around & found) / beside
+    filled = np.count_nonzero(found & inside) / max(1, int(np.count_nonzero(inside)))
+    return float(free * min(1.0, filled / _FILLED))
