@@ -280,9 +280,10 @@ def held_frames(data: Path, held: set[str]) -> Frames:
     """
     records = [
         record
-        for source in read_source(data / "planes")
+        for source in read_source(data)
         for record in source.records
-        if record.group in held and record.facts.plane in PLANES
+        if record.group in held and record.group.startswith("planes/")
+        if record.facts.plane in PLANES
     ]
     if not records:
         raise ValueError(f"{data} has no image of the patients that training held out")
@@ -317,7 +318,7 @@ def main(
             held = _held_out(release)
             model = fe.load(bundle, "onnxruntime")
             frames = held_frames(data, held)
-            heads = [h for h in read_heads(data / "hc18", "train") if h.group in held]
+            heads = [h for h in read_heads(data, "train") if h.group in held]
             report |= {
                 "images": len(frames.images),
                 "recognition": by_way(model, frames),

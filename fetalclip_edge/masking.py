@@ -71,8 +71,9 @@ class InputMask:
         height, width = part.shape
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
-        square = np.zeros((side, side), dtype=np.uint8)
-        square[top : top + height, left : left + width] = part
+        edges = (top, side - height - top, left, side - width - left)
+        # What of the padding lies beside a blanked edge would keep a shine of it.
+        square = cv2.copyMakeBorder(part, *edges, cv2.BORDER_REPLICATE)
         size = (self._size, self._size)
         smaller = cv2.resize(square, size, interpolation=cv2.INTER_AREA)
         blank: NDArray[np.bool_] = smaller < _HALF

@@ -49,7 +49,7 @@ def screens(count: int) -> list[Pixels]:
 
 
 def test_a_stream_finds_the_sector_and_keeps_it() -> None:
-    results, frames = answered(IterableSource(screens(12)), region="auto")
+    results, frames = answered(IterableSource(iter(screens(12))), region="auto")
     assert {result.state for result in results} == {StreamState.LIVE}
     assert frames[-1].region is not None
     assert frames[-1].mask is not None

@@ -12,24 +12,28 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.results import Region
 from fetalclip_edge.sectors.lit import lit, thumbnail
-from fetalclip_edge.sectors.shape import Points, Side, convex, side, trimmed
+from fetalclip_edge.sectors.shape import Points, Side, ends_of, hull_of, side, whole
 from fetalclip_edge.sectors.tissue import tissue
 
 __all__ = ["Sector", "find_in_thumbnail", "find_sector"]
 
 Kind = Literal["fan", "trapezoid", "rectangle"]
+Mask = NDArray[np.uint8]
 
 _LEAST_CONFIDENCE = 0.5
 _LEAST_SUPPORT = 0.25
 """Share of the rows that must end on a straight side."""
 
-_MOST_BEYOND = 0.15
-"""Share of the rows that may stick out of it; they are cut off."""
+_MOST_BEYOND = 0.25
+"""Share of the rows that may stick out of it; what does is cut off."""
 
 _RIM = 1.0
 """Pixels of the thumbnail that are kept beyond a side: it runs through the middles of the rows."""
 
-_RIM_PX = 4
+_LOST, _ADDED = 0.06, 0.02
+"""Share of what is lit that a whole shape may leave out, and of what it adds that may be lit."""
+
+_BESIDE = 4
 """Pixels beside the outline that are looked at."""
 
 _FILLED = 0.3
@@ -60,7 +64,7 @@ class Sector:
     kind: Kind
     confidence: float
 
-    def mask(self, height: int, width: int) -> NDArray[np.uint8]:
+    def mask(self, height: int, width: int) -> Mask:
         """255 within the outline and 0 elsewhere, `(height, width)`."""
         shown = np.zeros((height, width), dtype=np.uint8)
         # OpenCV's corners are the middles of pixels, here in 16ths.
@@ -81,6 +85,13 @@ def find_sector(image: NDArray[np.uint8]) -> Sector | None:
     Raises:
         InvalidImageError: the image is empty or has a wrong shape (a ValueError).
         InvalidImageTypeError: it is not a uint8 array (a TypeError).
+
+    Example:
+        >>> import numpy as np
+        >>> screen = np.zeros((600, 800), np.uint8)
+        >>> screen[100:500, 200:600] = np.random.default_rng(0).integers(30, 90, (400, 400))
+        >>> find_sector(screen).kind
+        'rectangle'
     """
     small = thumbnail(image)
     return find_in_thumbnail(small, image.shape[0], image.shape[1])
@@ -97,7 +108,7 @@ def find_in_thumbnail(small: NDArray[np.uint8], height: int, width: int) -> Sect
     seen = tissue(found)
     if seen is None:
         return None
-    polygon, sides = _outline(seen)
+    polygon, sides = _outline(seen, found)
     confidence = _confidence(polygon, found)
     if confidence < _LEAST_CONFIDENCE:
         return None
@@ -113,23 +124,31 @@ def find_in_thumbnail(small: NDArray[np.uint8], height: int, width: int) -> Sect
     )
 
 
-def _outline(seen: NDArray[np.uint8]) -> tuple[Points, list[Side]]:
-    """The convex outline of a mask, without what sticks out of its straight sides."""
-    polygon = convex(seen)
-    rows = np.flatnonzero(seen.any(axis=1))
-    firsts = seen.argmax(axis=1)[rows]
-    lasts = seen.shape[1] - seen[:, ::-1].argmax(axis=1)[rows]
-    flip = np.array([-1.0, 1.0])
-    sides = []
-    for ends, turned in ((firsts, np.array([1.0, 1.0])), (-lasts, flip)):
-        line = side(np.stack([ends, rows + 0.5], axis=1), polygon * turned)
-        if line is None or line.support < _LEAST_SUPPORT:
-            continue
-        if line.beyond <= _MOST_BEYOND:
-            outer = Side(line.start - _RIM, line.slope, line.support, line.beyond)
-            polygon = trimmed(polygon * turned, outer) * turned
-        sides.append(line)
-    return polygon, sides
+def _outline(seen: Mask, found: Mask) -> tuple[Points, list[Side]]:
+    """The convex outline of a sector: of its whole shape where that agrees with what is lit."""
+    left, right = ends_of(seen)
+    hull = hull_of(left, right)
+    mirror = np.array([-1.0, 1.0])
+    sides = [side(left, hull), side(right * mirror, hull * mirror)]
+    good = [s for s in sides if s is not None and s.support >= _LEAST_SUPPORT]
+    good = [s for s in good if s.beyond <= min(_MOST_BEYOND, s.support / 2)]
+    if len(good) < 2:
+        return hull, good
+    shape = whole(good[0], good[1], seen, _RIM)
+    lost = np.count_nonzero(seen & (1 - shape)) / np.count_nonzero(seen)
+    added = shape & (1 - _filled(hull, seen))
+    if lost > _LOST:
+        return hull, good
+    if np.count_nonzero(added & found) > _ADDED * np.count_nonzero(added):
+        shape &= _filled(hull, seen)
+    return hull_of(*ends_of(shape)), good
+
+
+def _filled(polygon: Points, like: Mask) -> Mask:
+    """1 within a convex polygon, 0 elsewhere."""
+    inside = np.zeros_like(like)
+    cv2.fillConvexPoly(inside, np.round(polygon - 0.5).astype(np.int32), 1)
+    return inside
 
 
 def _kind(polygon: Points, sides: list[Side]) -> Kind:
@@ -154,12 +173,10 @@ def _lowest(polygon: Points, x: float) -> float:
     return max(found)
 
 
-def _confidence(polygon: Points, found: NDArray[np.uint8]) -> float:
+def _confidence(polygon: Points, found: Mask) -> float:
     """See `Sector.confidence`."""
-    height, width = found.shape
-    inside = np.zeros_like(found)
-    cv2.fillConvexPoly(inside, np.round(polygon - 0.5).astype(np.int32), 1)
-    wide = np.ones((2 * _RIM_PX + 1, 2 * _RIM_PX + 1), np.uint8)
+    inside = _filled(polygon, found)
+    wide = np.ones((2 * _BESIDE + 1, 2 * _BESIDE + 1), np.uint8)
     around = cv2.dilate(inside, wide) - inside
     beside = int(np.count_nonzero(around))
     free = 1.0 if not beside else 1 - np.count_nonzero(around & found) / beside

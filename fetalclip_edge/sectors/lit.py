@@ -27,7 +27,11 @@ _COMMON = 0.4
 _NOISE = 12
 """Grey levels from the background within which a pixel of the border is its noise."""
 
-_ABOVE_NOISE = 3.0
+_CLEAN = 0.25
+"""Share of the border that must be of one level, give or take one, to be free of noise."""
+
+_ABOVE_NOISE = 2.0
+_EVEN = 2
 _PANEL = 24.0
 """Grey levels above the background from which an even patch is a panel, not tissue."""
 
@@ -68,9 +72,10 @@ def lit(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     level, noise = _background(small)
     away = cv2.absdiff(small, np.full_like(small, level))
-    found = away > noise + _ABOVE_NOISE
-    square = np.ones((3, 3), np.uint8)
-    even = cv2.dilate(small, square).astype(np.int16) - cv2.erode(small, square) <= 2
+    found = away > noise
+    # Along a row: the buttons of a screen are shaded from top to bottom.
+    along = np.ones((1, 5), np.uint8)
+    even = cv2.dilate(small, along).astype(np.int16) - cv2.erode(small, along) <= _EVEN
     found &= ~(even & (away > _PANEL))
     return found.astype(np.uint8)
 
@@ -86,5 +91,7 @@ def _background(small: NDArray[np.uint8]) -> tuple[int, float]:
     if counts[level] < _COMMON * len(ring):
         level = 0
     distances = np.abs(ring.astype(np.int16) - level)
+    if (distances <= 1).mean() >= _CLEAN:
+        return level, 1.0
     near = distances[distances <= _NOISE]
-    return level, float(np.quantile(near, 0.9)) if len(near) else 0.0
+    return level, _ABOVE_NOISE + (float(np.quantile(near, 0.9)) if len(near) else 0.0)

@@ -16,11 +16,14 @@ _THICK = 5
 _SMALLEST = 0.02
 """Share of the picture that the largest part must fill."""
 
-_PART = 0.1
+_PART_BELOW, _PART_BESIDE = 0.02, 0.1
 """Of the largest part's area that a further one must have, to belong to it."""
 
-_BESIDE = 0.6
-"""Share of a further part's width (or height) that must lie along the largest one."""
+_WITHIN = 0.7
+"""Share of a further part's width that lies above or below the largest one."""
+
+_TALL = 0.5
+"""Share of the largest part's height along which a further one must lie, when it is beside it."""
 
 
 def tissue(found: Mask) -> Mask | None:
@@ -35,10 +38,7 @@ def tissue(found: Mask) -> Mask | None:
         1 or 0, `(H, W)`; None where nothing is large enough.
     """
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    # A border of the frame is no edge of what it cuts off.
-    framed = cv2.copyMakeBorder(closed, *[_THICK] * 4, cv2.BORDER_REPLICATE)
-    opened = cv2.morphologyEx(framed, cv2.MORPH_OPEN, np.ones((_THICK, _THICK), np.uint8))
-    opened = np.ascontiguousarray(opened[_THICK:-_THICK, _THICK:-_THICK])
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((_THICK, _THICK), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if count < 2 or areas.max() < _SMALLEST * found.size:
@@ -52,15 +52,14 @@ def tissue(found: Mask) -> Mask | None:
 
 
 def _belongs(part: NDArray[np.int32], main: NDArray[np.int32]) -> bool:
-    if part[cv2.CC_STAT_AREA] < _PART * main[cv2.CC_STAT_AREA]:
-        return False
-    return any(
-        _overlap(part, main, start, size) >= _BESIDE * max(int(part[size]), int(main[size]) // 2)
-        for start, size in (
-            (cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH),
-            (cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT),
-        )
-    )
+    """Whether a part lies above or below the largest one, or is a good piece of it on its side."""
+    area = int(part[cv2.CC_STAT_AREA])
+    below = _overlap(part, main, cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH)
+    if below >= _WITHIN * part[cv2.CC_STAT_WIDTH]:
+        return area >= _PART_BELOW * main[cv2.CC_STAT_AREA]
+    beside = _overlap(part, main, cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT)
+    tall = beside >= _TALL * main[cv2.CC_STAT_HEIGHT]
+    return tall and area >= _PART_BESIDE * main[cv2.CC_STAT_AREA]
 
 
 def _overlap(part: NDArray[np.int32], main: NDArray[np.int32], start: int, size: int) -> int:

@@ -203,7 +203,7 @@ def fit_ellipse(points: Points) -> Fit | None:
     inside = np.ones(len(points), dtype=bool)
     found = None
     for _ in range(_ROUNDS):
-        if inside.sum() < _FEWEST or (ellipse := _direct(points[inside])) is None:
+        if np.count_nonzero(inside) < _FEWEST or (ellipse := _direct(points[inside])) is None:
             return None
         distances = np.abs(ellipse.distances(points) - 1)
         kept = distances[inside]
@@ -211,7 +211,7 @@ def fit_ellipse(points: Points) -> Fit | None:
         # The median is not moved by the outliers themselves.
         typical = 1.4826 * _median(kept)
         nearer = distances <= max(_OUTLIER * typical, _CLOSE)
-        if (nearer == inside).all():
+        if np.array_equal(nearer, inside):
             break
         inside = nearer
     return found
@@ -228,7 +228,7 @@ def _median(values: Points) -> float:
 
 def _direct(points: Points) -> Ellipse | None:
     # Around the middle: far from the origin OpenCV's single precision would show.
-    middle = points.mean(axis=0)
+    middle = points.sum(axis=0) / len(points)
     try:
         (x, y), (width, height), angle = cv2.fitEllipseDirect(
             (points - middle).astype(np.float32)[:, None]
