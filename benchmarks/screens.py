@@ -59,9 +59,7 @@ def screen_around(picture: NDArray[np.uint8], seed: int) -> Screen:
     return Screen(np.where(drawn, over, plain), plain, drawn)
 
 
-def _texts(
-    over: NDArray[np.uint8], rng: np.random.Generator, x: int, top: int, room: int
-) -> None:
+def _texts(over: NDArray[np.uint8], rng: np.random.Generator, x: int, top: int, room: int) -> None:
     for line in range(_LINES):
         text = "".join(rng.choice(_LETTERS, max(3, room // 14)))
         _write(over, text, (x, top + 20 + 22 * line), 0.45, int(rng.integers(140, 256)))
@@ -81,9 +79,7 @@ def _ruler(
         over[y : y + 2, x : x + (5 if number % 5 == 0 else 3)] = 220
 
 
-def _panel(
-    over: NDArray[np.uint8], rng: np.random.Generator, x: int, y: int, room: int
-) -> None:
+def _panel(over: NDArray[np.uint8], rng: np.random.Generator, x: int, y: int, room: int) -> None:
     if room < 20:
         return
     over[y : y + 60, x : x + room] = 60

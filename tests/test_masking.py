@@ -13,6 +13,8 @@ from fetalclip_edge.masking import InputMask, visible
 from fetalclip_edge.preprocess import Preprocessor, PreprocessSpec
 from fetalclip_edge.results import Frame, Region
 
+from .sectors.pictures import fan, tissue_in
+
 Pixels = NDArray[np.uint8]
 REGION = Region(40, 20, 300, 200)
 
@@ -86,13 +88,13 @@ def test_without_a_mask_nothing_is_copied() -> None:
     assert np.shares_memory(visible(frame_of(image, region=REGION)), image)
 
 
-def test_the_model_does_not_see_what_is_masked(clip_images: list[Pixels]) -> None:
+def test_the_model_does_not_see_what_is_masked() -> None:
     model = fe.load()
-    image = clip_images[200]
+    image = tissue_in(fan())
     shown = np.full(image.shape, 255, np.uint8)
-    shown[:90, :200] = 0
+    shown[:200, :300] = 0
     written = image.copy()
-    written[:90, :200] = 255
+    written[:200, :300] = 255
     blanked = np.where(shown > 0, image, 0).astype(np.uint8)
     expected = model.analyze_frame(frame_of(blanked)).embedding
     masked = model.analyze_frame(frame_of(written, mask=shown)).embedding
@@ -101,8 +103,8 @@ def test_the_model_does_not_see_what_is_masked(clip_images: list[Pixels]) -> Non
     assert masked @ expected > unmasked @ expected
 
 
-def test_a_mask_of_another_size_is_refused(clip_images: list[Pixels]) -> None:
-    frame = frame_of(clip_images[0], mask=np.zeros((3, 3), np.uint8))
+def test_a_mask_of_another_size_is_refused() -> None:
+    frame = frame_of(picture(), mask=np.zeros((3, 3), np.uint8))
     with pytest.raises(InvalidImageError, match=r"mask must be as large .* not \(3, 3\)"):
         fe.load().analyze_frame(frame)
 

@@ -85,7 +85,7 @@ def test_where_nothing_is_found_the_frame_is_whole() -> None:
 
 
 def test_another_word_than_auto_is_refused() -> None:
-    with pytest.raises(ValueError, match='a profile or "auto", not \'automatic\''):
+    with pytest.raises(ValueError, match="a profile or \"auto\", not 'automatic'"):
         fe.stream([np.zeros((60, 80), np.uint8)], region="automatic")  # type: ignore[arg-type]
 
 

@@ -102,7 +102,8 @@ def find_in_thumbnail(small: NDArray[np.uint8], height: int, width: int) -> Sect
 
     Args:
         small: of `thumbnail`.
-        height, width: of the picture, in whose pixels the answer is.
+        height: of the picture, in whose pixels the answer is.
+        width: likewise.
     """
     found = lit(small)
     seen = tissue(found)

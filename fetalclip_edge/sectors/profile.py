@@ -129,7 +129,11 @@ def _profile(values: object) -> RegionProfile:
     frame = _demand("frame", keys["frame"], ("width", "height"))
     masked = keys.get("masked")
     return RegionProfile(
-        keys["name"], frame["width"], frame["height"], keys["region"], () if masked is None else masked
+        keys["name"],
+        frame["width"],
+        frame["height"],
+        keys["region"],
+        () if masked is None else masked,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.checklist import ItemStatus
+from fetalclip_edge.masking import visible
 from fetalclip_edge.results import Frame, Result
 
 __all__ = ["Moment", "describe", "encode_jpeg", "encode_picture", "pack"]
@@ -79,7 +80,7 @@ def _describe_item(status: ItemStatus) -> dict[str, Any]:
 
 
 def encode_picture(frame: Frame) -> bytes:
-    """The region of a frame as JPEG, of at most 1280 pixels a side."""
+    """The ultrasound of a frame as JPEG, of at most 1280 pixels a side."""
     image = visible(frame)
     return encode_jpeg(image[:, :, ::-1] if frame.color == "rgb" and image.ndim == 3 else image)
 

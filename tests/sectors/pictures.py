@@ -1,6 +1,8 @@
-"""Screens whose sector is known, since it was drawn: speckle within an outline, and what is around."""
+"""Screens whose sector is known, since it was drawn: speckle within an outline, text around it."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ TRAPEZOID = Region(120, 40, 560, 480)
 RECTANGLE = Region(140, 50, 430, 460)
 
 
+@cache
 def speckle(seed: int, level: float = 60.0, height: int = HEIGHT, width: int = WIDTH) -> Pixels:
     """Tissue: multiplicative noise of a few pixels' grain."""
     grain = np.random.default_rng(seed).gamma(2.0, level / 2, (height // 2, width // 2))
