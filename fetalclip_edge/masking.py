@@ -15,8 +15,8 @@ __all__ = ["InputMask", "visible"]
 
 Mask = NDArray[np.uint8]
 
-_HALF = 128
-"""Of 255: a pixel of the input of which less is shown is blanked."""
+_WHOLE = 250
+"""Of 255: a pixel of the input of which less is shown is blanked, lest a bright letter shine in."""
 
 
 def visible(frame: Frame, step: int = 1) -> NDArray[np.uint8]:
@@ -76,7 +76,7 @@ class InputMask:
         square = cv2.copyMakeBorder(part, *edges, cv2.BORDER_REPLICATE)
         size = (self._size, self._size)
         smaller = cv2.resize(square, size, interpolation=cv2.INTER_AREA)
-        blank: NDArray[np.bool_] = smaller < _HALF
+        blank: NDArray[np.bool_] = smaller < _WHOLE
         return blank
 
 

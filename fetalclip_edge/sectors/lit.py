@@ -75,9 +75,8 @@ def lit(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     found = away > noise
     # Along a row: the buttons of a screen are shaded from top to bottom.
     along = np.ones((1, 5), np.uint8)
-    even = cv2.dilate(small, along).astype(np.int16) - cv2.erode(small, along) <= _EVEN
-    found &= ~(even & (away > _PANEL))
-    return found.astype(np.uint8)
+    even = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, along) <= _EVEN
+    return np.asarray(found & ~(even & (away > _PANEL)), dtype=np.uint8)
 
 
 def _background(small: NDArray[np.uint8]) -> tuple[int, float]:

@@ -55,11 +55,11 @@ def _belongs(part: NDArray[np.int32], main: NDArray[np.int32]) -> bool:
     """Whether a part lies above or below the largest one, or is a good piece of it on its side."""
     area = int(part[cv2.CC_STAT_AREA])
     below = _overlap(part, main, cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH)
-    if below >= _WITHIN * part[cv2.CC_STAT_WIDTH]:
-        return area >= _PART_BELOW * main[cv2.CC_STAT_AREA]
+    if below >= _WITHIN * int(part[cv2.CC_STAT_WIDTH]):
+        return area >= _PART_BELOW * int(main[cv2.CC_STAT_AREA])
     beside = _overlap(part, main, cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT)
-    tall = beside >= _TALL * main[cv2.CC_STAT_HEIGHT]
-    return tall and area >= _PART_BESIDE * main[cv2.CC_STAT_AREA]
+    tall = beside >= _TALL * int(main[cv2.CC_STAT_HEIGHT])
+    return tall and area >= _PART_BESIDE * int(main[cv2.CC_STAT_AREA])
 
 
 def _overlap(part: NDArray[np.int32], main: NDArray[np.int32], start: int, size: int) -> int:
