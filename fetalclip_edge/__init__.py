@@ -11,6 +11,7 @@ from fetalclip_edge.errors import FetalCLIPEdgeError, SinkError, SourceError
 from fetalclip_edge.model import Model, load
 from fetalclip_edge.preprocess import preprocess
 from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.sectors import RegionProfile, Sector, find_sector, read_profile
 from fetalclip_edge.sinks import CallbackSink, JsonlSink, MetricsSink, Sink, SinkStats, VideoSink
 from fetalclip_edge.sources import Source
 from fetalclip_edge.stream import StateChange, Stream, StreamStats, stream
@@ -25,7 +26,9 @@ __all__ = [
     "MetricsSink",
     "Model",
     "Region",
+    "RegionProfile",
     "Result",
+    "Sector",
     "Sink",
     "SinkError",
     "SinkStats",
@@ -36,8 +39,10 @@ __all__ = [
     "StreamState",
     "StreamStats",
     "VideoSink",
+    "find_sector",
     "load",
     "preprocess",
+    "read_profile",
     "stream",
 ]
 

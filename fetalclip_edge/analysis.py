@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError
+from fetalclip_edge.geometry import Geometry, RegionChoice
 from fetalclip_edge.model import Model, check_pixel_size
 from fetalclip_edge.results import Result
 from fetalclip_edge.sources import open_source
@@ -107,6 +108,7 @@ def analyze_paths(
     *,
     pixel_size_mm: float | None = None,
     pixel_sizes: Mapping[str, float] | None = None,
+    region: RegionChoice = None,
 ) -> Iterator[Result | Unreadable]:
     """Answer for every image of every file, in order.
 
@@ -120,14 +122,15 @@ def analyze_paths(
         pixel_size_mm: millimetres per pixel for all of them.
         pixel_sizes: millimetres per pixel by path or base name; a path not in it takes
             `pixel_size_mm`, and then what the file itself says.
+        region: of the ultrasound within every picture, as for `fetalclip_edge.stream`.
     """
     for file in files:
         size = (pixel_sizes or {}).get(file, (pixel_sizes or {}).get(Path(file).name))
-        yield from _analyze_file(model, file, size if size is not None else pixel_size_mm)
+        yield from _analyze_file(model, file, size if size is not None else pixel_size_mm, region)
 
 
 def _analyze_file(
-    model: Model, file: str, pixel_size_mm: float | None
+    model: Model, file: str, pixel_size_mm: float | None, region: RegionChoice
 ) -> Iterator[Result | Unreadable]:
     if not os.path.exists(file):  # noqa: PTH110 - as above
         yield Unreadable(file, "there is no such file")
@@ -139,6 +142,7 @@ def _analyze_file(
             heart = None
             if several and model.heart is not None:
                 heart = model.heart.window(live=False, span_s=math.inf)
+            geometry = Geometry(region, pixel_size_mm, film=not source.still_pictures)
             while True:
                 try:
                     frame = source.read()
@@ -147,8 +151,10 @@ def _analyze_file(
                     continue
                 if frame is None:
                     return
-                if pixel_size_mm is not None:
-                    frame = replace(frame, pixel_size_mm=pixel_size_mm)
+                frame, misfit = geometry.fit(frame)
+                if misfit is not None:
+                    yield Unreadable(file, misfit)
+                    continue
                 result = model.analyze_frame(frame)
                 if heart is not None:
                     result = heart.update(result, frame)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fetalclip_edge.masking import visible
 from fetalclip_edge.results import BRAIN_PLANES, Frame, Result, StreamState
 from fetalclip_edge.sinks.base import ClosingSink
 
@@ -302,11 +303,8 @@ def _names(result: Result) -> list[tuple[str, float]]:
 
 
 def _picture(frame: Frame) -> NDArray[np.uint8]:
-    """The region alone, grey or RGB, in memory of its own."""
-    image = frame.image
-    if frame.region is not None:
-        x, y, width, height = frame.region
-        image = image[y : y + height, x : x + width]
+    """The ultrasound alone, grey or RGB, in memory of its own."""
+    image = visible(frame)
     return np.array(image[:, :, ::-1] if frame.color == "bgr" else image, order="C")
 
 

@@ -26,6 +26,7 @@ from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
+from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.cli_saving import Saving
 from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
@@ -122,6 +123,8 @@ def analyze(
         Path | None,
         typer.Option(metavar="CSV", help="The same by file: columns file and pixel_size_mm"),
     ] = None,
+    region: RegionOption = None,
+    region_profile: ProfileOption = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     threads: ThreadsOption = 1,
@@ -144,8 +147,11 @@ def analyze(
         files = list_files(paths)
     except (OSError, ValueError) as error:
         fail(str(error), BAD_INPUT)
+    where = region_of(region, region_profile)
     model = _load(bundle, backend, threads, chart)
-    answers = analyze_paths(model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes)
+    answers = analyze_paths(
+        model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes, region=where
+    )
     unreadable = 0
     for answer in display.progress(answers, "analysing", len(files)):
         unreadable += isinstance(answer, Unreadable)
@@ -177,6 +183,8 @@ def stream_command(
             help="Millimetres per pixel, in place of what the source says",
         ),
     ] = None,
+    region: RegionOption = None,
+    region_profile: ProfileOption = None,
     save_jsonl: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the objects of --json there")
     ] = None,
@@ -200,6 +208,7 @@ def stream_command(
 
     Example: fetalclip-edge stream /dev/video0 --save-video exam.mkv
     """
+    where = region_of(region, region_profile)
     model = _load(bundle, backend, threads, chart)
     try:
         opened = open_source(source)
@@ -209,6 +218,7 @@ def stream_command(
             opened,
             model=model,
             policy=policy,  # type: ignore[arg-type]
+            region=where,
             pixel_size_mm=pixel_size_mm,
             sinks=saving.for_stream(),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +12,11 @@ import typer
 from fetalclip_edge.backends import BACKENDS, MOST_THREADS
 from fetalclip_edge.checklist import Checklist
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
+from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.errors import BackendError, BundleError
+from fetalclip_edge.geometry import RegionChoice
 from fetalclip_edge.model import Model, load
-from fetalclip_edge.results import Region
 from fetalclip_edge.stream import Stream, stream
 
 if TYPE_CHECKING:
@@ -40,12 +40,8 @@ def view_command(
         int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0 takes a free one")
     ] = 8765,
     loop: Annotated[bool, typer.Option("--loop", help="Play a recording over and over")] = False,
-    region: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,W,H", help="The ultrasound within the frame: nothing else is shown or kept"
-        ),
-    ] = None,
+    region: RegionOption = None,
+    region_profile: ProfileOption = None,
     save: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Save the captured pictures at the end of each exam"),
@@ -88,7 +84,7 @@ def view_command(
         checklist = Checklist(hold_s=hold)
     except ValueError:
         fail(f"--hold must be 0.1 to 10 seconds, not {hold}", BAD_INPUT)
-    chosen = _parse_region(region)
+    chosen = region_of(region, region_profile)
     try:
         listener = listen(host, port)
     except OSError as error:
@@ -115,7 +111,7 @@ def _load(bundle: Path | None, backend: str, threads: int) -> Model:
         fail(str(error), BAD_INPUT)
 
 
-def _open(source: str | None, loop: bool, region: Region | None, model: Model, hub: Hub) -> Stream:
+def _open(source: str | None, loop: bool, region: RegionChoice, model: Model, hub: Hub) -> Stream:
     """The stream, its source opened: one that is not there is bad input, not a broken stream."""
     from fetalclip_edge.viewer.loop import LoopedSource
 
@@ -129,11 +125,3 @@ def _open(source: str | None, loop: bool, region: Region | None, model: Model, h
     except (OSError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)
     return live
-
-
-def _parse_region(text: str | None) -> Region | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,5}(,\d{1,5}){3}", text):
-        fail(f"--region must be X,Y,WIDTH,HEIGHT in pixels, not {text!r}", BAD_INPUT)
-    return Region(*(int(number) for number in text.split(",")))

@@ -16,6 +16,8 @@ __all__ = [
     "FrameError",
     "InvalidImageError",
     "InvalidImageTypeError",
+    "ProfileError",
+    "ProfileNotFoundError",
     "SinkError",
     "SourceError",
     "SourceNotFoundError",
@@ -53,6 +55,14 @@ class BackendError(FetalCLIPEdgeError, RuntimeError):
 
 class BackendUnavailableError(BackendError, ImportError):
     """A backend's runtime is not installed on this machine."""
+
+
+class ProfileError(FetalCLIPEdgeError, ValueError):
+    """A region profile does not say what it must."""
+
+
+class ProfileNotFoundError(ProfileError, FileNotFoundError):
+    """The file of a region profile is not there."""
 
 
 class SinkError(FetalCLIPEdgeError, OSError):

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fetalclip_edge.masking import visible
 from fetalclip_edge.results import Frame
 
-__all__ = ["FreezeDetector", "picture_of"]
+__all__ = ["FreezeDetector"]
 
 _STEP = 8
 """Every eighth row, whole: pixels picked one by one would each cost a line of the cache."""
@@ -40,7 +41,8 @@ class FreezeDetector:
         """Take in the next frame; True when the picture has stood still for `hold_s`."""
         recorded = frame.pts_s is not None and not self._live
         now_s = frame.pts_s if recorded and frame.pts_s is not None else frame.captured_ns / 1e9
-        thumbnail = picture_of(frame)[::_STEP].copy()
+        # The ultrasound alone: the clock on a frozen scanner's screen still runs.
+        thumbnail = visible(frame, _STEP).copy()
         last, self._last = self._last, thumbnail
         went_back = now_s < self._last_s or recorded != self._recorded
         self._last_s, self._recorded = now_s, recorded
@@ -48,14 +50,6 @@ class FreezeDetector:
             self._still_since_s = now_s
             return False
         return now_s - self._still_since_s >= self._hold_s
-
-
-def picture_of(frame: Frame) -> NDArray[np.uint8]:
-    """The ultrasound alone: the clock on a frozen scanner's screen still runs."""
-    if frame.region is None:
-        return frame.image
-    x, y, width, height = frame.region
-    return frame.image[y : y + height, x : x + width]
 
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:

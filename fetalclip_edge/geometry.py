@@ -1,15 +1,37 @@
-"""The region and the scale that a user gave, which hold for the pictures they were given for."""
+"""Where the ultrasound lies and what its scale is: as given, or as the picture itself shows."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
+from fetalclip_edge.model import check_region
 from fetalclip_edge.results import Frame, Region
+from fetalclip_edge.sectors import RegionProfile, SectorWatch
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "RegionChoice", "check_choice"]
 
 _log = logging.getLogger("fetalclip_edge")
+
+RegionChoice: TypeAlias = Region | RegionProfile | Literal["auto"] | None
+
+
+def check_choice(region: object) -> RegionChoice:
+    """A region as a user may give it: a rectangle, a profile, "auto" or None.
+
+    Raises:
+        ValueError: it is none of them, or a rectangle with no place or size in any frame.
+    """
+    if region is None or isinstance(region, RegionProfile):
+        return region
+    if isinstance(region, str):
+        if region != "auto":
+            raise ValueError(
+                f'region must be (x, y, width, height), a profile or "auto", not {region!r}'
+            )
+        return "auto"
+    return check_region(region)  # type: ignore[arg-type]
 
 
 class Geometry:
@@ -21,20 +43,22 @@ class Geometry:
     region nobody knows is not answered for, until the size is as it was.
 
     Args:
-        region: as the user gave it, or None.
-        pixel_size_mm: likewise.
+        region: as the user gave it; "auto" finds it in pictures whose source does not say it.
+        pixel_size_mm: as the user gave it, or None.
         film: False for pictures of their own, each of any size, for all of which both hold.
     """
 
-    def __init__(self, region: Region | None, pixel_size_mm: float | None, *, film: bool) -> None:
+    def __init__(self, region: RegionChoice, pixel_size_mm: float | None, *, film: bool) -> None:
         self._region, self._pixel_size_mm = region, pixel_size_mm
         self._film = film
+        self._watch = SectorWatch(film=film) if region == "auto" else None
+        self._mask = region.mask() if isinstance(region, RegionProfile) else None
         self._first: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
         self.changed = False
 
     def fit(self, frame: Frame) -> tuple[Frame, str | None]:
-        """The frame with what the user gave, and why it cannot be answered for, or None.
+        """The frame with what is known of it, and why it cannot be answered for, or None.
 
         `changed` says afterwards whether its size is another than that of the frame before.
         """
@@ -44,21 +68,33 @@ class Geometry:
         self._last = size
         if self._first is None:
             self._first = size
-        if self._film and size != self._first:
-            return self._apart(frame, size, self._first)
-        if self._region is not None:
+        if isinstance(self._region, RegionProfile):
+            wanted = (self._region.width, self._region.height)
+            if size != wanted:
+                return frame, _said(size, f"the profile {self._region.name!r}", wanted)
+            frame = replace(frame, region=self._region.region, mask=self._mask)
+        elif self._watch is not None:
+            frame = self._found(frame, self._watch)
+        elif self._region is not None:
+            if self._film and size != self._first:
+                return frame, _said(size, "the region", self._first)
             frame = replace(frame, region=self._region)
         if self._pixel_size_mm is not None:
-            frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
+            if not self._film or size == self._first:
+                frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
+            elif self.changed:
+                why = _said(size, "the pixel size", self._first)
+                _log.warning("%s: %s; it is not used", frame.source, why)
         return frame, None
 
-    def _apart(
-        self, frame: Frame, size: tuple[int, int], first: tuple[int, int]
-    ) -> tuple[Frame, str | None]:
-        now = "the picture is {}x{} now".format(*size)
-        given = "was given for one of {}x{}".format(*first)
-        if self._region is not None:
-            return frame, f"{now}, and the region {given}"
-        if self._pixel_size_mm is not None and self.changed:
-            _log.warning("%s: %s, and the pixel size %s; it is not used", frame.source, now, given)
-        return frame, None
+    @staticmethod
+    def _found(frame: Frame, watch: SectorWatch) -> Frame:
+        if frame.region is not None:
+            return frame
+        shown = watch.update(frame.image)
+        return frame if shown is None else replace(frame, region=shown.region, mask=shown.mask)
+
+
+def _said(size: tuple[int, int], what: str, given: tuple[int, int]) -> str:
+    now = "the picture is {}x{} now".format(*size)
+    return f"{now}, and {what} was given for one of {given[0]}x{given[1]}"

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import BundleError, InvalidImageTypeError
+from fetalclip_edge.errors import BundleError, InvalidImageError, InvalidImageTypeError
+from fetalclip_edge.masking import InputMask
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import (
     ColorOrder,
@@ -72,6 +73,7 @@ class Model:
         self.bundle = bundle
         self.backend = backend
         self.preprocessor = Preprocessor(bundle.preprocess)
+        self._mask = InputMask(bundle.preprocess)
         self._planes = PlanesTask(bundle)
         self._domain = DomainCheck(bundle)
         self._head: HeadTask | None = None
@@ -113,7 +115,7 @@ class Model:
         return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
 
     def analyze_frame(self, frame: Frame) -> Result:
-        """Answer for a frame of a source, in its own colour order and region."""
+        """Answer for a frame of a source, in its own colour order, region and mask."""
         return self._answer(
             frame.image,
             frame.color,
@@ -192,6 +194,13 @@ class Model:
     ) -> Result:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
+        if frame is not None and frame.mask is not None:
+            if frame.mask.shape != image.shape[:2]:
+                raise InvalidImageError(
+                    f"a frame's mask must be as large as its image, {image.shape[:2]}, "
+                    f"not {frame.mask.shape}"
+                )
+            self._mask(inputs, frame.mask, region)
         prepared = time.perf_counter_ns()
         outputs = self.backend.encode(inputs)
         embedding = outputs["embedding"][0]

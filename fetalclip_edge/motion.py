@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fetalclip_edge.freeze import picture_of
-from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.masking import visible
+from fetalclip_edge.results import Frame, Region, Result
 from fetalclip_edge.tasks.quality import with_motion
 
 __all__ = ["MotionMeter", "QualityWatch", "speed_score"]
@@ -120,11 +120,11 @@ def _structure(frame: Frame) -> NDArray[np.float32] | None:
 
     Shading stays with the probe, wherever it is moved.
     """
-    picture = picture_of(frame)
-    if picture.ndim == 3:
-        picture = picture[..., 1]
-    down, across = (max(1, side // _SAMPLES) for side in picture.shape[:2])
-    samples = picture[::down, ::across].astype(np.float32)
+    region = frame.region or Region(0, 0, frame.image.shape[1], frame.image.shape[0])
+    rows = visible(frame, max(1, region.height // _SAMPLES))
+    if rows.ndim == 3:
+        rows = rows[..., 1]
+    samples = rows[:, :: max(1, region.width // _SAMPLES)].astype(np.float32)
     levels = cv2.resize(samples, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     levels = cv2.subtract(levels, cv2.blur(levels, _SURROUNDINGS), mask=_inside(levels))
     length = float(np.linalg.norm(levels))

@@ -81,6 +81,8 @@ class Frame:
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
         grab_ms: how long the source took to deliver it, or None when not measured.
         epoch: how often the source had been lost and opened again before.
+        mask: uint8 `(H, W)`, 0 where the frame shows no ultrasound and is to be blanked, 255
+            elsewhere, or None when nothing is. Nobody writes to it: frames share one.
     """
 
     image: NDArray[np.uint8]
@@ -93,6 +95,7 @@ class Frame:
     pixel_size_mm: float | None = None
     grab_ms: float | None = None
     epoch: int = 0
+    mask: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,26 +286,6 @@ class Timing:
 _STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds spent on a result, stage by stage; None where a stage did not take place."""
-
-    preprocess_ms: float
-    inference_ms: float
-    interpret_ms: float
-    grab_ms: float | None = None
-    queue_ms: float | None = None
-    capture_to_result_ms: float | None = None
-
-    def to_dict(self) -> dict[str, float]:
-        """The stages that took place, without the suffix `_ms`, rounded to a microsecond."""
-        stages = {name: getattr(self, f"{name}_ms") for name in _STAGES}
-        return {name: round(value, 3) for name, value in stages.items() if value is not None}
-
-
-_STAGES = ("grab", "queue", "preprocess", "inference", "interpret", "capture_to_result")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """What the model says of one frame.
@@ -352,8 +335,8 @@ class Result:
         """The JSON object that the command line prints, as plain Python values.
 
         Args:
-            details: with `reason`, `domain_distance`, `quality`, `heart` and `probes`, and as `head`
-                all that was measured of the head, or why it was not.
+            details: with `reason`, `domain_distance`, `quality`, `heart` and `probes`, and all that
+                was measured of the head, or why it was not, as `head`.
         """
         measured, age, brain = self.head, self.gestational_age, self.brain_plane
         answer: dict[str, Any] = {

@@ -16,12 +16,12 @@ from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
 from fetalclip_edge.exam import RunningAge
 from fetalclip_edge.freeze import FreezeDetector
-from fetalclip_edge.geometry import Geometry
+from fetalclip_edge.geometry import Geometry, RegionChoice, check_choice
 from fetalclip_edge.latency import LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
-from fetalclip_edge.model import Model, check_region, load
+from fetalclip_edge.model import Model, load
 from fetalclip_edge.motion import QualityWatch
-from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.results import Frame, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence, no_answer
 from fetalclip_edge.sinks.base import Sink, Sinks
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
@@ -342,7 +342,7 @@ def stream(
     *,
     model: Model | None = None,
     policy: Policy | None = None,
-    region: Region | tuple[int, int, int, int] | None = None,
+    region: RegionChoice | tuple[int, int, int, int] = None,
     pixel_size_mm: float | None = None,
     smoothing_s: float = DEFAULT_SPAN_S,
     max_staleness: float = 1.0,
@@ -362,7 +362,10 @@ def stream(
             is then played at its own speed. `all` answers for every frame and makes the
             source wait. None chooses `latest` for live sources and `all` for others.
         region: `(x, y, width, height)` of the ultrasound picture within every frame; None takes
-            what the source says (DICOM knows), or else the whole frame.
+            what the source says (DICOM knows), or else the whole frame. A `RegionProfile` says it
+            for one scanner's screen, with what else is to be blanked, and "auto" finds it in the
+            picture where the source does not say it: from several frames of a film, and again
+            when the layout changes.
         pixel_size_mm: millimetres per pixel of the frames; None takes what the source says. It and
             `region` hold while a film's pictures have the size of the first: later ones of another
             size are not measured, and with a `region` not answered for (`no_signal`).
@@ -401,7 +404,7 @@ def stream(
     if policy is not None and policy not in get_args(Policy):
         raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     options = StreamOptions(
-        region=check_region(region),
+        region=check_choice(region),
         pixel_size_mm=pixel_size_mm,
         smoothing_s=smoothing_s,
         max_staleness=max_staleness,

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fetalclip_edge.backoff import Backoff
+from fetalclip_edge.geometry import RegionChoice
 from fetalclip_edge.latency import Latency
 from fetalclip_edge.model import check_pixel_size
-from fetalclip_edge.results import Region, Result, StreamState
+from fetalclip_edge.results import Result, StreamState
 from fetalclip_edge.sinks.base import SinkStats
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S
 
@@ -72,7 +73,7 @@ class StreamOptions:
         TypeError: one is of a wrong type.
     """
 
-    region: Region | None = None
+    region: RegionChoice = None
     pixel_size_mm: float | None = None
     smoothing_s: float = DEFAULT_SPAN_S
     max_staleness: float = 1.0

@@ -14,6 +14,7 @@ DOCUMENTS = (
     *("README.md", "docs/quickstart.md", "docs/training.md", "docs/benchmarks.md"),
     *("docs/backends.md", "docs/biometry.md", "docs/streaming.md", "docs/viewer.md"),
     "docs/tasks.md",
+    "docs/sector.md",
 )
 
 

@@ -118,7 +118,7 @@ def find_head(
         The head, and None; or None, and why there is none.
     """
     inside = region(logits)
-    if inside.sum() < _SMALLEST:
+    if np.count_nonzero(inside) < _SMALLEST:
         return None, "no head found"
     stride = size / logits.shape[0]
     points = outline(logits, inside) * stride
@@ -126,14 +126,18 @@ def find_head(
     scale = size / max(frame)
     left, top = (max(frame) - width) // 2 * scale, (max(frame) - height) // 2 * scale
     near = stride / 2
-    cut = (points[:, 0] < left + near) | (points[:, 0] > left + width * scale - near)
-    cut |= (points[:, 1] < top + near) | (points[:, 1] > top + height * scale - near)
-    fit = fit_ellipse(points[~cut])
+    x, y = points[:, 0], points[:, 1]
+    cut = (x < left + near) | (x > left + width * scale - near)
+    cut |= (y < top + near) | (y > top + height * scale - near)
+    within = points[~cut]
+    fit = fit_ellipse(within)
     if fit is None:
         return None, "what was found is no ellipse"
-    _, angles = fit.ellipse.polar(points[~cut][fit.inside])
-    sectors = np.unique((angles * _SECTORS / (2 * math.pi)).astype(int) % _SECTORS)
-    return Found(fit, len(sectors) / _SECTORS, float(cut.mean())), None
+    _, angles = fit.ellipse.polar(within[fit.inside])
+    covered = np.zeros(_SECTORS, dtype=bool)
+    covered[(angles * (_SECTORS / (2 * math.pi))).astype(np.intp) % _SECTORS] = True
+    coverage = np.count_nonzero(covered) / _SECTORS
+    return Found(fit, coverage, np.count_nonzero(cut) / len(cut)), None
 
 
 def objection(found: Found, spec: HeadSpec) -> str | None:

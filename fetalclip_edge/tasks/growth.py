@@ -6,8 +6,10 @@ The interval adds two things: fetuses of one age differ in size, and measurement
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from fetalclip_edge.results import GestationalAge
 from fetalclip_edge.tasks.gestational_age import head_circumference_quantile
@@ -20,8 +22,10 @@ _Z = 1.959964
 _SHORTEST, _LONGEST = 14 * 7.0, 42 * 7.0
 """Days that an interval may reach, from the first of the charts to the end of a pregnancy."""
 
-_STEPS = 24
-"""Halvings of a search: to a second."""
+_CHORDS = 2
+"""Steps along the chord of a day, from where the chord has a size to where the curve has it. The
+chord itself is wrong by up to a 400th of a day; either step leaves a hundredth of what was wrong.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,21 @@ class Chart:
 def _inverse(curve: Callable[[float], float]) -> Callable[[float], float]:
     """Circumference -> the day on which a rising curve has it, within the days of an interval."""
 
+    @cache
+    def by_day() -> list[float]:
+        return [curve(_SHORTEST + day) for day in range(round(_LONGEST - _SHORTEST) + 1)]
+
     def day(mm: float) -> float:
-        low, high = _SHORTEST, _LONGEST
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if curve(middle) < mm else (low, middle)
-        return (low + high) / 2
+        sizes = by_day()
+        after = bisect_left(sizes, mm)
+        if not 0 < after < len(sizes):
+            return _LONGEST if after else _SHORTEST
+        before = sizes[after - 1]
+        a_day = sizes[after] - before
+        found = _SHORTEST + after - 1 + (mm - before) / a_day
+        for _ in range(_CHORDS):
+            found += (mm - curve(found)) / a_day
+        return found
 
     return day
 

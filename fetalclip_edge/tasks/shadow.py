@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_sector", "shadowed_share"]
+__all__ = ["picture_outline", "shadowed_share"]
 
 _BACKGROUND = 0.08
 """Share of the brightest pixel up to which one is background. A share, so that the outline of the
@@ -31,7 +31,7 @@ Levels = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
 
-def find_sector(levels: Levels) -> Mask:
+def picture_outline(levels: Levels) -> Mask:
     """The outline of the ultrasound, filled: `(S, S)`, 1 inside, convex.
 
     Single letters and marks outside do not count; with nothing to be seen it is all of the picture.
@@ -60,7 +60,7 @@ def shadowed_share(levels: Levels, sector: Mask) -> float:
 
     Args:
         levels: grey levels of a thumbnail, `(S, S)`.
-        sector: the outline of its picture, from `find_sector`.
+        sector: the outline of its picture, from `picture_outline`.
     """
     marked = levels.copy()
     marked[sector == 0] = _OUTSIDE

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.checklist import ItemStatus
+from fetalclip_edge.masking import visible
 from fetalclip_edge.results import Frame, Result
 from fetalclip_edge.tasks.quality import what_would_help
 
@@ -80,11 +81,8 @@ def _describe_item(status: ItemStatus) -> dict[str, Any]:
 
 
 def encode_picture(frame: Frame) -> bytes:
-    """The region of a frame as JPEG, of at most 1280 pixels a side."""
-    image = frame.image
-    if frame.region is not None:
-        x, y, width, height = frame.region
-        image = image[y : y + height, x : x + width]
+    """The ultrasound of a frame as JPEG, of at most 1280 pixels a side."""
+    image = visible(frame)
     return encode_jpeg(image[:, :, ::-1] if frame.color == "rgb" and image.ndim == 3 else image)
 
 

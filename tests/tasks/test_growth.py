@@ -32,6 +32,22 @@ def test_the_charts_by_their_tables(chart: str, mm: float, weeks: float) -> None
     assert chart_named(chart).days(mm) == pytest.approx(7 * weeks, abs=0.36)
 
 
+@given(st.floats(106, 325))
+def test_the_age_of_a_size_has_that_size_in_the_chart(mm: float) -> None:
+    chart = chart_named("who")
+    for age, quantile in ((chart.days, 0.5), (chart.low, 0.975), (chart.high, 0.025)):
+        days = age(mm)
+        if 98 < days < 294:  # no interval reaches beyond
+            assert head_circumference_quantile(days, quantile) == pytest.approx(mm, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["who", "intergrowth"])
+def test_beyond_the_days_of_an_interval_it_ends_there(name: str) -> None:
+    chart = chart_named(name)
+    assert [age(10.0) for age in (chart.days, chart.low, chart.high)] == [98] * 3
+    assert [age(600.0) for age in (chart.days, chart.low, chart.high)] == [294] * 3
+
+
 @pytest.mark.parametrize("chart", CHARTS)
 @given(st.floats(105, 325))
 def test_age_lies_in_its_interval_and_rises_with_size(chart: str, mm: float) -> None:

@@ -1,0 +1,143 @@
+"""The sector of a film: found from several frames, and kept until the layout changes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fetalclip_edge.results import Region
+from fetalclip_edge.sectors.find import Sector, find_in_thumbnail
+from fetalclip_edge.sectors.lit import thumbnail
+
+__all__ = ["SectorWatch", "Shown"]
+
+_FIRST = 8
+"""Frames from which a sector is found: what is dark in one is bright in another."""
+
+_EVERY = 30
+"""Frames from one look at the layout to the next; where a look disagrees, fewer."""
+
+_SOON = 5
+_LARGER, _SMALLER = 3, 8
+"""Looks in a row that must find the sector larger, or smaller, before that is believed. A dark
+picture looks like a smaller sector, and a larger one that is not believed cuts the picture off."""
+
+_ALIKE = 0.93
+"""Intersection over union of the rectangles of two sectors of one layout, at least."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What of a frame is ultrasound.
+
+    Attributes:
+        region: the rectangle around it.
+        mask: uint8 `(H, W)` of the frame, 255 where it is shown and 0 elsewhere.
+        sector: what was found.
+    """
+
+    region: Region
+    mask: NDArray[np.uint8]
+    sector: Sector
+
+
+class SectorWatch:
+    """Follows the sector of one film, or finds that of each picture of its own.
+
+    Args:
+        film: False for pictures of their own.
+    """
+
+    def __init__(self, *, film: bool) -> None:
+        self._film = film
+        self._size: tuple[int, int] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._looks: deque[NDArray[np.uint8]] = deque(maxlen=_FIRST)
+        self._seen = self._next = 0
+        self._larger = self._smaller = 0
+        self._shown: Shown | None = None
+
+    def update(self, image: NDArray[np.uint8]) -> Shown | None:
+        """Take in the next frame `(H, W)` or `(H, W, 3)`.
+
+        Returns:
+            What of it is ultrasound, as far as is known; None where no sector was found.
+        """
+        size = (image.shape[0], image.shape[1])
+        if size != self._size or not self._film:
+            self._size = size
+            self._begin()
+        self._seen += 1
+        if self._seen >= self._next:
+            self._look(thumbnail(image), size)
+        return self._shown
+
+    def _look(self, small: NDArray[np.uint8], size: tuple[int, int]) -> None:
+        if self._seen <= _FIRST:
+            self._looks.append(small)
+            self._adopt(size)
+            self._next = self._seen + (1 if self._seen < _FIRST else _EVERY)
+            return
+        alone = find_in_thumbnail(small, *size)
+        larger, smaller = self._disagrees(alone)
+        if not (larger or smaller):
+            self._larger = self._smaller = 0
+            self._looks.append(small)
+            self._next = self._seen + _EVERY
+            return
+        if not (self._larger or self._smaller):
+            self._looks.clear()
+        self._larger = self._larger + 1 if larger else 0
+        self._smaller = self._smaller + 1 if smaller else 0
+        self._looks.append(small)
+        self._next = self._seen + (_SOON if larger else _EVERY)
+        if self._larger >= _LARGER or self._smaller >= _SMALLER:
+            self._larger = self._smaller = 0
+            self._adopt(size)
+
+    def _disagrees(self, alone: Sector | None) -> tuple[bool, bool]:
+        """Whether one look finds more than is shown, or less."""
+        if self._shown is None:
+            return alone is not None, False
+        if alone is None:
+            return False, True
+        kept = self._shown.region
+        if _overlap(alone.region, kept) >= _ALIKE:
+            return False, False
+        larger = _area(alone.region) + _area(kept) - _common(alone.region, kept) > (
+            _area(kept) / _ALIKE
+        )
+        return larger, not larger
+
+    def _adopt(self, size: tuple[int, int]) -> None:
+        """Show what the looks together find."""
+        brightest = self._looks[0]
+        for look in list(self._looks)[1:]:
+            brightest = np.asarray(cv2.max(brightest, look), dtype=np.uint8)
+        found = find_in_thumbnail(brightest, *size)
+        if found is None:
+            self._shown = None
+        elif self._shown is None or found.outline != self._shown.sector.outline:
+            self._shown = Shown(found.region, found.mask(*size), found)
+
+
+def _overlap(first: Region, second: Region) -> float:
+    """Intersection over union."""
+    common = _common(first, second)
+    return common / (_area(first) + _area(second) - common)
+
+
+def _common(first: Region, second: Region) -> int:
+    wide = min(first.x + first.width, second.x + second.width) - max(first.x, second.x)
+    high = min(first.y + first.height, second.y + second.height) - max(first.y, second.y)
+    return max(0, wide) * max(0, high)
+
+
+def _area(region: Region) -> int:
+    return region.width * region.height
