@@ -103,6 +103,7 @@ class ModelBundle:
         sha256: checksum of the manifest, and so of the whole bundle.
         head: what the graphs' map of the head is worth (see `fetalclip_edge.tasks.biometry`), or
             None where they give none.
+        limits: what it is not good at, in sentences.
     """
 
     folder: Path
@@ -119,6 +120,7 @@ class ModelBundle:
     files: dict[str, str]
     sha256: str
     head: dict[str, Any] | None = None
+    limits: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -343,6 +345,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
         head=_get(manifest, "head", dict) if "head" in manifest else None,
+        limits=_texts(manifest.get("limits", []), "limits"),
     )
 
 

@@ -25,6 +25,9 @@ def test_the_shipped_clip_is_shown_until_ctrl_c() -> None:
     with viewing() as (address, process):
         page = urllib.request.urlopen(address, timeout=WAIT).read().decode()
         assert "Not a medical device" in page
+        report = urllib.request.urlopen(f"{address}report.html", timeout=WAIT).read().decode()
+        assert "Exam report" in report
+        assert "simulated_head" not in report
         with connect(address.replace("http", "ws") + "live", open_timeout=WAIT) as page_socket:
             message = page_socket.recv(timeout=WAIT)
             assert isinstance(message, bytes)
