@@ -84,8 +84,8 @@ def report_command(
     """Follow an exam to its end, or to Ctrl-C, and write its report into a folder.
 
     report.html is a page to read and to print; report.json holds the numbers; dicom/ a Structured
-    Report with its images (needs the extra "report"). No patient is named unless you do, and nothing
-    is taken from the source but pictures. What was seen until a source broke is reported, too.
+    Report with its images (needs the extra "report"). No patient is named unless you do, and
+    nothing is taken from the source but pictures. What was seen until a source broke is reported.
 
     Example: fetalclip-edge report cine.dcm --out exam --format html,dicom
     """
@@ -158,7 +158,9 @@ def _study_of(source: str) -> str:
     from fetalclip_edge.report.dicom import check_study
 
     try:
-        header = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        header = pydicom.dcmread(
+            source, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]
+        )
         study_uid = str(header.StudyInstanceUID)
         check_study(study_uid)
     except Exception:

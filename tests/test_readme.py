@@ -13,6 +13,7 @@ from fetalclip_edge.cli import app
 DOCUMENTS = (
     *("README.md", "docs/quickstart.md", "docs/training.md", "docs/benchmarks.md"),
     *("docs/backends.md", "docs/biometry.md", "docs/streaming.md", "docs/viewer.md"),
+    "docs/report.md",
 )
 
 

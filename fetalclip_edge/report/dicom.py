@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from highdicom.sc import SCImage
 from highdicom.sr import ComprehensiveSR
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import RE_VALID_UID, ExplicitVRLittleEndian, generate_uid
 
 from fetalclip_edge.report.data import ExamReport, Patient
 from fetalclip_edge.report.dicom_codes import PRIVATE_SCHEME
@@ -24,6 +25,9 @@ from fetalclip_edge.report.words import percent
 __all__ = ["check_study", "make_instances", "write_dicom"]
 
 _REPORT_FILE = "report.dcm"
+
+_ACQUISITION_EQUIPMENT = "109101"
+"""Code of DCM."""
 
 _LONGEST_COMMENT = 10240
 """Characters of a Long Text."""
@@ -95,11 +99,17 @@ def make_instances(
         is_verified=False,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    # highdicom calls our equipment that of the acquisition, which is the scanner and unknown to us.
+    structured.ContributingEquipmentSequence = [
+        equipment
+        for equipment in structured.ContributingEquipmentSequence
+        if equipment.PurposeOfReferenceCodeSequence[0].CodeValue != _ACQUISITION_EQUIPMENT
+    ]
     scheme = Dataset()
     scheme.CodingSchemeDesignator = PRIVATE_SCHEME
     scheme.CodingSchemeName = "fetalclip-edge: how measurements are made"
     structured.CodingSchemeIdentificationSequence = [scheme]
-    _date(structured, report.created)
+    _finish(structured, report.created)
     return structured, images
 
 
@@ -138,7 +148,7 @@ def check_study(study_uid: str | None) -> None:
     Raises:
         ValueError: it is none.
     """
-    if study_uid is not None and not UID(study_uid).is_valid:
+    if study_uid is not None and (len(study_uid) > 64 or not re.match(RE_VALID_UID, study_uid)):
         raise ValueError(f"study_uid must be a DICOM identifier such as 2.25.1, not {study_uid!r}")
 
 
@@ -209,16 +219,17 @@ def _secondary_capture(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **told,
     )
-    # How the probe was held nobody knows; the element must be there and may be empty.
-    image.PatientOrientation = None
+    # How the probe was held nobody knows; the elements must be there and may be empty.
+    image.PatientOrientation = image.Laterality = None
     image.Modality = "US"
     image.ImageComments = ("; ".join(picture.views) + ". Not verified.")[:_LONGEST_COMMENT]
-    _date(image, created)
+    _finish(image, created)
     return image
 
 
-def _date(instance: Dataset, created: datetime) -> None:
-    """One moment for all of a report, and not those at which each was put together."""
+def _finish(instance: Dataset, created: datetime) -> None:
+    """Texts in any script, and one moment for all: not those at which each was put together."""
+    instance.SpecificCharacterSet = "ISO_IR 192"
     day, now = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
     instance.InstanceCreationDate, instance.InstanceCreationTime = day, now
     instance.ContentDate, instance.ContentTime = day, now

@@ -72,9 +72,7 @@ class ExamRecorder(ClosingSink):
         self._clear()
 
     @classmethod
-    def of(
-        cls, model: object, source: Source, checklist: Checklist | None = None
-    ) -> ExamRecorder:
+    def of(cls, model: object, source: Source, checklist: Checklist | None = None) -> ExamRecorder:
         """For what a stream answers, which has been opened."""
         # One frame is no film, whatever file it is in.
         still = source.still_pictures or source.frame_count == 1

@@ -39,9 +39,9 @@ def written(folder: Path, *circumferences: float, **options: Any) -> tuple[Datas
 def items(node: Dataset, name: str) -> Iterator[Dataset]:
     """All content items of that meaning, below a node."""
     for item in node.get("ContentSequence", ()):
-        if "ConceptNameCodeSequence" in item:
-            if item.ConceptNameCodeSequence[0].CodeMeaning == name:
-                yield item
+        named = item.get("ConceptNameCodeSequence")
+        if named and named[0].CodeMeaning == name:
+            yield item
         yield from items(item, name)
 
 
@@ -63,10 +63,8 @@ def test_codes_are_those_of_the_standard(name: str) -> None:
     if scheme in (PRIVATE_SCHEME, "RFC5646"):
         assert value == {"ENGLISH": "en"}.get(name, name.lower().replace("_", "-"))
         return
-    listed = {
-        code: words for entry in concepts[scheme].values() for code, (words, _) in entry.items()
-    }
-    assert listed[value] == meaning
+    listed = [entry[value][0] for entry in concepts[scheme].values() if value in entry]
+    assert meaning in listed
 
 
 def test_measures_units_and_codes(tmp_path: Path) -> None:
@@ -202,6 +200,9 @@ def test_nobody_has_verified_it_and_software_has_made_it(tmp_path: Path) -> None
     assert report.VerificationFlag == "UNVERIFIED"
     assert report.CompletionFlag == "PARTIAL"
     assert report.PreliminaryFlag == "PRELIMINARY"
+    # That the scanner is ours nobody says.
+    made = [e.ManufacturerModelName for e in report.ContributingEquipmentSequence]
+    assert made == ["highdicom"]
     assert item(report, "Observer Type").ConceptCodeSequence[0].CodeMeaning == "Device"
     assert item(report, "Device Observer UID").UID.startswith("2.25.")
     measured = list(items(report, "Algorithm Name"))
@@ -239,6 +240,12 @@ def test_the_patient_is_the_one_given_or_nobody(tmp_path: Path) -> None:
     for instance in (jane, *images):
         assert (instance.PatientName, instance.PatientID) == ("Doe^Jane", "4711")
         assert (instance.PatientBirthDate, instance.PatientSex) == ("19900203", "F")
+
+
+def test_a_name_may_be_in_any_script(tmp_path: Path) -> None:
+    report, images = written(tmp_path / "dicom", 200.0, patient=Patient("Müller^Zoë", "Ж-1"))
+    for instance in (report, *images):
+        assert (instance.PatientName, instance.PatientID) == ("Müller^Zoë", "Ж-1")
 
 
 def test_a_study_may_be_taken_over(tmp_path: Path) -> None:

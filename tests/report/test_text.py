@@ -154,7 +154,7 @@ def test_the_mark_lies_on_the_middle_curve_within_its_interval(chart: str, mm: f
     (mark,) = svg.iter("circle")
     x, y = float(mark.attrib["cx"]), float(mark.attrib["cy"])
     (middle,) = path_of(svg, "middle")
-    assert min(abs(x - cx) + abs(y - cy) for cx, cy in middle) < 3.0
+    assert np.interp(x, *np.transpose(middle)) == pytest.approx(y, abs=1.0)
     interval = next(p.attrib["d"] for p in svg.iter("path") if p.attrib["class"] == "interval")
     low, high = map(float, re.match(r"M([\d.]+) [\d.]+ H([\d.]+)", interval).groups())  # type: ignore[union-attr]
     assert low < x < high
