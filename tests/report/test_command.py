@@ -18,8 +18,10 @@ from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.errors import SourceError
+from fetalclip_edge.model import Model
 from fetalclip_edge.report import ExamRecorder
 from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.sources import Source
 
 from ..command_line import CommandLine
 
@@ -242,7 +244,13 @@ def test_ctrl_c_is_how_a_live_exam_ends(
     command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends_after_three(monkeypatch, KeyboardInterrupt)
-    monkeypatch.setattr("fetalclip_edge.sources.video.VideoSource.live", True)
+    begin = ExamRecorder.of
+
+    def of_live(model: Model, source: Source) -> ExamRecorder:
+        source.live = True
+        return begin(model, source)
+
+    monkeypatch.setattr(ExamRecorder, "of", of_live)
     run = command_line("report", DEMO_CLIP, "--out", tmp_path / "exam")
     assert (run.code, run.err) == (0, "")
     assert sum(told(tmp_path / "exam")["results"].values()) >= 1
