@@ -11,9 +11,9 @@ from fetalclip_edge.tasks.growth import Chart, chart_named
 
 __all__ = ["growth_chart"]
 
-_WIDTH, _HEIGHT = 356.0, 226.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 318.0, 12.0, 190.0
-_LOW_MM, _HIGH_MM = 50.0, 400.0
+_WIDTH, _HEIGHT = 336.0, 232.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 28.0, 298.0, 6.0, 200.0
+_LOW_MM, _HIGH_MM = 60.0, 380.0
 _STEP_MM = 4
 _WEEKS = range(14, 43, 4)
 
@@ -40,7 +40,6 @@ def growth_chart(report: ExamReport) -> str:
     )
     x, y = across(age.days), up(mm)
     low, high = across(age.low_days), across(age.high_days)
-    between = report.circumference_interval_mm or (mm, mm)
     words = (
         f"{chart.title}: {mm:.0f} mm at {weeks(age.days)} weeks, "
         f"95 % {weeks(age.low_days)} to {weeks(age.high_days)}"
@@ -54,8 +53,7 @@ def growth_chart(report: ExamReport) -> str:
         f'<path class="middle" d="{_path(middle)}"/>',
         *_names(smallest, middle, largest),
         f'<path class="interval" d="M{low:.1f} {y:.1f} H{high:.1f} '
-        f"M{low:.1f} {y - 4:.1f} v8 M{high:.1f} {y - 4:.1f} v8 "
-        f'M{x:.1f} {up(between[0]):.1f} V{up(between[1]):.1f}"/>',
+        f'M{low:.1f} {y - 4:.1f} v8 M{high:.1f} {y - 4:.1f} v8"/>',
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4"/>',
         "</svg>",
     ]
@@ -95,8 +93,8 @@ def _grid(across: _Axis, up: _Axis) -> Iterator[str]:
         yield f'<path class="grid" d="M{_LEFT} {y:.1f} H{_RIGHT}"/>'
         yield f'<text x="{_LEFT - 6:g}" y="{y + 3.5:.1f}" text-anchor="end">{mm}</text>'
     middle = (_LEFT + _RIGHT) / 2
-    yield f'<text x="{middle:g}" y="{_HEIGHT - 6:g}" text-anchor="middle">weeks</text>'
-    yield f'<text x="{_LEFT - 6:g}" y="{up(50) + 3.5:.1f}" text-anchor="end">mm</text>'
+    yield f'<text x="{middle:g}" y="{_HEIGHT - 4:g}" text-anchor="middle">weeks</text>'
+    yield f'<text x="{_LEFT - 6:g}" y="{_BOTTOM:.1f}" text-anchor="end">mm</text>'
 
 
 def _names(*curves: list[tuple[float, float]]) -> Iterator[str]:

@@ -202,7 +202,7 @@ def _secondary_capture(
     picture: _Picture, number: int, series: str, told: dict[str, Any], created: datetime
 ) -> Dataset:
     spacing = None if picture.pixel_size_mm is None else (picture.pixel_size_mm,) * 2
-    image = SCImage(
+    image: Dataset = SCImage(
         pixel_array=picture.image,
         photometric_interpretation="MONOCHROME2" if picture.image.ndim == 2 else "RGB",
         bits_allocated=8,

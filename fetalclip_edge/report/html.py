@@ -15,7 +15,7 @@ from fetalclip_edge.checklist import ITEMS, CapturedPlane
 from fetalclip_edge.report.chart import growth_chart
 from fetalclip_edge.report.data import DISCLAIMER, ExamReport, HeadPicture, Patient, Software
 from fetalclip_edge.report.words import measurements, percent
-from fetalclip_edge.results import HeadOutline
+from fetalclip_edge.results import HeadOutline, StreamState
 from fetalclip_edge.tasks.growth import chart_named
 
 __all__ = ["report_html"]
@@ -41,7 +41,7 @@ def _page(report: ExamReport) -> Iterator[str]:
     yield "<title>Fetal ultrasound: exam report</title>"
     yield f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head><body>"
     yield (
-        "<header><h1>Fetal ultrasound<br>Exam report</h1>"
+        "<header><h1>Fetal ultrasound exam report</h1>"
         f"<p>{escape(created)}<br>Made by software, not verified by anybody</p></header>"
     )
     yield f'<p class="warning"><strong>{escape(DISCLAIMER)}</strong></p>'
@@ -79,8 +79,9 @@ def _measured(report: ExamReport) -> Iterator[str]:
         yield "<table><thead><tr><th></th><th></th><th>95 % interval</th></tr></thead><tbody>"
         for line in measurements(report):
             interval = escape(line.interval) or '<span class="quiet">not known</span>'
+            how = f"<small>{escape(line.how)}</small>" if line.how else ""
             yield (
-                f"<tr><th>{escape(line.name)}<small>{escape(line.how)}</small></th>"
+                f"<tr><th>{escape(line.name)}{how}</th>"
                 f'<td class="value">{escape(line.value)}</td><td>{interval}</td></tr>'
             )
         yield "</tbody></table>"
@@ -95,10 +96,10 @@ def _measured(report: ExamReport) -> Iterator[str]:
     yield "</div>"
     if chart := growth_chart(report):
         title = chart_named(report.chart).title
-        yield f"<div><h2>Head circumference on the {escape(title)} chart</h2>{chart}"
+        yield f"<div><h2>Head circumference, {escape(title)}</h2>{chart}"
         yield (
             '<p class="quiet">The age follows from the circumference, so the mark lies on the '
-            "middle curve. Bars: 95 % intervals.</p></div>"
+            "middle curve; the bar is the age's 95 % interval.</p></div>"
         )
     yield "</section>"
 
@@ -151,9 +152,11 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
 
 def _made(report: ExamReport) -> Iterator[str]:
     results = ", ".join(
-        f"{count} {state.replace('_', ' ')}" for state, count in report.states.items()
+        f"{report.states[state]} {state.replace('_', ' ')}"
+        for state in map(str, StreamState)
+        if state in report.states
     )
-    facts = [("Frames answered", results or "none")]
+    facts = [("Frames", results or "none")]
     if (software := report.software) is not None:
         facts += _software(software)
     yield '<section><h2>How it was made</h2><dl class="made">'
@@ -163,12 +166,12 @@ def _made(report: ExamReport) -> Iterator[str]:
         yield "<div><dt>Model</dt><dd>one that does not say what it is</dd></div>"
     else:
         yield (
-            "<div><dt>Bundle sha256</dt><dd><code>"
+            '<div class="wide"><dt>Bundle sha256</dt><dd><code>'
             f"{escape(software.bundle_sha256)}</code></dd></div>"
         )
     yield "</dl></section>"
     if software is not None and software.limits:
-        yield '<section><h2>Limits of the model</h2><ul class="limits">'
+        yield '<section><h2>Limits of the model, by its card</h2><ul class="limits">'
         for limit in software.limits:
             # Written for the model card, which is Markdown.
             yield f"<li>{escape(limit.replace('`', ''))}</li>"

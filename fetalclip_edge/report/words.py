@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from fetalclip_edge.report.data import ExamReport
 
-__all__ = ["EDGES", "Line", "measurements", "percent", "weeks"]
-
-EDGES = "outer edge to outer edge of the skull"
+__all__ = ["Line", "measurements", "percent", "weeks"]
 
 _MOST_PERCENT = 99
 """No picture is certain to show what it is named."""
@@ -23,7 +21,7 @@ class Line:
         name: what was measured.
         value: with its unit.
         interval: 95 %, or "" where none is known.
-        how: in words.
+        how: in words, or "".
     """
 
     name: str
@@ -58,10 +56,10 @@ def measurements(report: ExamReport) -> Iterator[Line]:
     between = report.circumference_interval_mm
     if (mm := head.head_circumference_mm) is not None:
         interval = "" if between is None else f"{between[0]:.1f} to {between[1]:.1f} mm"
-        yield Line("Head circumference", f"{mm:.1f} mm", interval, f"{looks}, along the outer edge")
+        yield Line("Head circumference", f"{mm:.1f} mm", interval, f"{looks}, outer edge")
     if (mm := head.biparietal_diameter_mm) is not None:
         yield Line("Biparietal diameter", f"{mm:.1f} mm", "", "outer-outer")
     if (mm := head.occipitofrontal_diameter_mm) is not None:
         yield Line("Occipitofrontal diameter", f"{mm:.1f} mm", "", "outer-outer")
     if (index := head.cephalic_index) is not None:
-        yield Line("Cephalic index", f"{100 * index:.0f} %", "", "short to long diameter")
+        yield Line("Cephalic index", f"{100 * index:.0f} %", "", "")

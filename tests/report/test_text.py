@@ -141,9 +141,9 @@ def test_the_curves_are_those_of_the_chart() -> None:
     (middle,) = path_of(svg, "middle")
     for curve, quantile in ((small, 0.025), (middle, 0.5), (large, 0.975)):
         for x, y in curve[:: len(curve) // 5]:
-            # The axes: 14 to 40 weeks over 278 units, 50 to 400 mm over 178.
-            days = 98 + (x - 40) * 182 / 278
-            mm = 50 + (190 - y) * 350 / 178
+            # The axes: 14 to 40 weeks over 270 units, 60 to 380 mm over 194.
+            days = 98 + (x - 28) * 182 / 270
+            mm = 60 + (200 - y) * 320 / 194
             assert mm == pytest.approx(head_circumference_quantile(days, quantile), abs=0.5)
 
 
