@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
-from statistics import fmean, median
+from statistics import median
 
 from fetalclip_edge.results import Frame, GestationalAge, HeadBiometry, Result
 from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference
@@ -18,6 +19,14 @@ _SHARED = 0.5
 """Share of the variance of an error that all frames of one head have in common, so that no number
 of frames takes it away. Cautious, not measured: HC18 has few heads that were taken several times.
 """
+
+_MOST_LOOKS = 300
+"""Looks that are remembered, the last ones: of a device that runs for days nothing piles up."""
+
+_MEASURES = (
+    *("head_circumference_mm", "biparietal_diameter_mm", "occipitofrontal_diameter_mm"),
+    "cephalic_index",
+)
 
 _ANOTHER = 4.0
 _CONVINCED = 3
@@ -42,14 +51,14 @@ class RunningAge:
 
     def reset(self) -> None:
         """Forget everything: what comes next is another examination."""
-        self._looks: list[list[HeadBiometry]] = []
+        self._looks: deque[_Look] = deque(maxlen=_MOST_LOOKS)
         self._strange: list[HeadBiometry] = []
         self._error_relative = 0.0
         self._began_s = self._strange_s = -math.inf
 
     @property
     def looks(self) -> int:
-        """How many independent looks at the head the age is of."""
+        """How many independent looks at the head the age is of; at most the last 300."""
         return len(self._looks)
 
     @property
@@ -94,9 +103,9 @@ class RunningAge:
         self._error_relative = error / mm
         if not (still and self._looks) and self._belongs(head, mm, error, now_s):
             if not 0 <= now_s - self._began_s < _APART_S:
-                self._looks.append([])
+                self._looks.append(_Look())
                 self._began_s = now_s
-            self._looks[-1].append(head)
+            self._looks[-1].add(head)
         return replace(result, gestational_age=self.age)
 
     def _belongs(self, head: HeadBiometry, mm: float, error: float, now_s: float) -> bool:
@@ -112,7 +121,9 @@ class RunningAge:
         strange = self._strange
         self.reset()
         self._error_relative = error / mm
-        self._looks = [[each] for each in strange[:-1]]
+        for each in strange[:-1]:
+            self._looks.append(_Look())
+            self._looks[-1].add(each)
         return True
 
     def _circumference(self) -> float:
@@ -121,9 +132,26 @@ class RunningAge:
         return mm
 
     def _median(self, measure: str) -> float | None:
-        looks = ([getattr(head, measure) for head in look] for look in self._looks)
-        means = [fmean(known) for look in looks if (known := [v for v in look if v is not None])]
+        means = [mean for look in self._looks if (mean := look.mean(measure)) is not None]
         return median(means) if means else None
 
     def _error_mm(self, mm: float) -> float:
         return self._error_relative * mm * math.sqrt(_SHARED + (1 - _SHARED) / self.looks)
+
+
+class _Look:
+    """What frames of less than a second have measured, on average."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(_MEASURES, 0.0)
+        self._counts = dict.fromkeys(_MEASURES, 0)
+
+    def add(self, head: HeadBiometry) -> None:
+        for measure in _MEASURES:
+            if (value := getattr(head, measure)) is not None:
+                self._sums[measure] += value
+                self._counts[measure] += 1
+
+    def mean(self, measure: str) -> float | None:
+        count = self._counts[measure]
+        return self._sums[measure] / count if count else None

@@ -114,6 +114,18 @@ def test_another_chart(chart: str) -> None:
     assert result.gestational_age == age_from_circumference(200.0, 4.0, chart)
 
 
+def test_of_a_device_that_runs_for_days_the_last_looks_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fetalclip_edge.exam._MOST_LOOKS", 20)
+    running = RunningAge(live=False)
+    for i in range(30):
+        running.update(answer(200.0 if i < 15 else 204.0), frame(float(i)))
+    assert running.looks == 20
+    assert running.head is not None
+    assert running.head.head_circumference_mm == 204.0
+
+
 def test_the_head_of_all_looks_and_its_error() -> None:
     running = RunningAge(live=False)
     assert (running.head, running.age) == (None, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import numpy as np
@@ -131,7 +131,7 @@ class ExamReport:
     head_reason: str | None = None
     head_picture: HeadPicture | None = None
     age: GestationalAge | None = None
-    patient: Patient | None = field(default=None)
+    patient: Patient | None = None
 
     @property
     def missing(self) -> list[str]:

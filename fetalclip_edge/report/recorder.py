@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -23,6 +24,9 @@ __all__ = ["ExamRecorder", "describe_software"]
 
 _CANDIDATES = 4
 """Frames kept to choose the head's picture from: 25 MB of full HD colour."""
+
+_Candidate = tuple[float, HeadOutline, Frame]
+"""A circumference in millimetres, and where it was measured."""
 
 _ANSWERED = (StreamState.LIVE, StreamState.FROZEN)
 
@@ -82,7 +86,7 @@ class ExamRecorder(ClosingSink):
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._heads = RunningAge(live=self._live, chart=self._chart)
-        self._candidates: list[tuple[float, HeadOutline, Frame]] = []
+        self._candidates: list[_Candidate] = []
 
     def reset(self) -> None:
         """Begin a new exam: forget everything, the checklist's pictures too."""
@@ -113,7 +117,7 @@ class ExamRecorder(ClosingSink):
         if head.outline is not None:
             self._candidates.append((mm, head.outline, frame))
             if len(self._candidates) > _CANDIDATES:
-                self._candidates.remove(max(self._candidates, key=self._from_median))
+                self._candidates.remove(max(self._candidates, key=self._from_median()))
 
     def _timed(self, frame: Frame) -> Frame:
         """The frame with a time by which looks can be told apart."""
@@ -123,11 +127,13 @@ class ExamRecorder(ClosingSink):
             return frame
         return replace(frame, pts_s=frame.captured_ns / 1e9)
 
-    def _from_median(self, candidate: tuple[float, HeadOutline, Frame]) -> float:
+    def _from_median(self) -> Callable[[_Candidate], float]:
+        """How far a candidate is from the median."""
         head = self._heads.head
         assert head is not None
-        assert head.head_circumference_mm is not None
-        return abs(candidate[0] - head.head_circumference_mm)
+        middle = head.head_circumference_mm
+        assert middle is not None
+        return lambda candidate: abs(candidate[0] - middle)
 
     def report(self, patient: Patient | None = None) -> ExamReport:
         """What there is to say now.
@@ -160,7 +166,7 @@ class ExamRecorder(ClosingSink):
     def _head_picture(self) -> HeadPicture | None:
         if not self._candidates:
             return None
-        mm, outline, frame = min(self._candidates, key=self._from_median)
+        mm, outline, frame = min(self._candidates, key=self._from_median())
         left, top = (0, 0) if frame.region is None else frame.region[:2]
         return HeadPicture(
             image=ultrasound_picture(frame),
