@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,10 @@ def view_command(
         typer.Option(
             metavar="X,Y,W,H", help="The ultrasound within the frame: nothing else is shown or kept"
         ),
+    ] = None,
+    pixel_size_mm: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Millimetres per pixel, in place of what the source says"),
     ] = None,
     save: Annotated[
         Path | None,
@@ -107,7 +111,8 @@ def view_command(
             new_exam=exams.end,
             report=lambda: report_html(recorder.report()),
         )
-        with _open(source, loop, chosen, model, (recorder, hub)) as live:
+        options = {"region": chosen, "pixel_size_mm": pixel_size_mm}
+        with _open(source, loop, model, (recorder, hub), options) as live:
             typer.echo(f"open {address_of(host, bound, token)}  (Ctrl-C ends)")
             try:
                 show(live, app, hub, listener)
@@ -126,7 +131,7 @@ def _load(bundle: Path | None, backend: str, threads: int) -> Model:
 
 
 def _open(
-    source: str | None, loop: bool, region: Region | None, model: Model, sinks: Sequence[Sink]
+    source: str | None, loop: bool, model: Model, sinks: Sequence[Sink], options: dict[str, Any]
 ) -> Stream:
     """The stream, its source opened: one that is not there is bad input, not a broken stream."""
     from fetalclip_edge.viewer.loop import LoopedSource
@@ -134,7 +139,7 @@ def _open(
     text = str(DEMO_CLIP) if source is None else source
     try:
         supply = LoopedSource(text) if loop or source is None else text
-        live = stream(supply, model=model, policy="latest", region=region, sinks=sinks)
+        live = stream(supply, model=model, policy="latest", sinks=sinks, **options)
         live.__enter__()
     except (OSError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)

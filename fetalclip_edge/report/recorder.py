@@ -55,7 +55,7 @@ class ExamRecorder(ClosingSink):
         ...     for result in live:
         ...         recorder.write(result, live.frame)
         >>> recorder.report().looks
-        5
+        6
     """
 
     name = "exam"
