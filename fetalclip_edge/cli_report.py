@@ -90,6 +90,8 @@ def report_command(
     Example: fetalclip-edge report cine.dcm --out exam --format html,dicom
     """
     wanted = _parse_formats(formats)
+    if keep_study and "dicom" not in wanted:
+        fail("--keep-study is of DICOM: give --format dicom, too", BAD_INPUT)
     patient = _parse_patient(patient_name, patient_id, patient_birth_date, patient_sex)
     writers = {name: _writer(name, source, keep_study) for name in wanted}
     chosen = parse_region(region)
@@ -129,8 +131,6 @@ def _follow(live: Stream, recorder: ExamRecorder) -> str | None:
 
 def _writer(name: str, source: str, keep_study: bool) -> _Write:
     """What writes the report in a format, and gives the path; ends the command if it never can."""
-    if keep_study and not is_dicom(source):
-        fail(f"--keep-study takes the study of a DICOM file, and {source} is none", BAD_INPUT)
     if name == "html":
         from fetalclip_edge.report.html import report_html
 
@@ -157,6 +157,8 @@ def _study_of(source: str) -> str:
 
     from fetalclip_edge.report.dicom import check_study
 
+    if not is_dicom(source):
+        fail(f"--keep-study takes the study of a DICOM file, and {source} is none", BAD_INPUT)
     try:
         header = pydicom.dcmread(
             source, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -85,6 +86,7 @@ class ExamRecorder(ClosingSink):
     def _clear(self) -> None:
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
+        self._spoken: dict[str, str] = {}
         self._heads = RunningAge(live=self._live, chart=self._chart)
         self._candidates: list[_Candidate] = []
 
@@ -111,13 +113,19 @@ class ExamRecorder(ClosingSink):
             return
         mm = head.head_circumference_mm
         if mm is None:
-            self._reasons[head.reason or "the pixel size is unknown"] += 1
+            self._object(head.reason or "the pixel size is unknown")
             return
         self._heads.update(result, self._timed(frame), still=result.state == StreamState.FROZEN)
         if head.outline is not None:
             self._candidates.append((mm, head.outline, frame))
             if len(self._candidates) > _CANDIDATES:
                 self._candidates.remove(max(self._candidates, key=self._from_median()))
+
+    def _object(self, reason: str) -> None:
+        # Of one kind though the figures in them differ; the last one speaks for all.
+        kind = re.sub(r"\d+(\.\d+)?", "0", reason)
+        self._reasons[kind] += 1
+        self._spoken[kind] = reason
 
     def _timed(self, frame: Frame) -> Frame:
         """The frame with a time by which looks can be told apart."""
@@ -161,7 +169,7 @@ class ExamRecorder(ClosingSink):
     def _why_no_head(self) -> str:
         if not self._reasons:
             return "no head was seen in a plane named brain"
-        return self._reasons.most_common(1)[0][0]
+        return self._spoken[self._reasons.most_common(1)[0][0]]
 
     def _head_picture(self) -> HeadPicture | None:
         if not self._candidates:

@@ -82,10 +82,11 @@ def test_what_is_withheld_is_not_measured() -> None:
 
 def test_the_commonest_reason_is_given_where_no_head_was_measured() -> None:
     recorder = ExamRecorder(MODEL)
-    for index, why in enumerate(["cut off", "no head found", "cut off"]):
+    reasons = ["cut off (31 % of it)", "no head found", "no head found", "cut off (8.5 % of it)"]
+    for index, why in enumerate([*reasons, "cut off (9 % of it)"]):
         answer = replace(result("brain"), head=HeadBiometry(reason=why))
         recorder.write(answer, shown(index))
-    assert recorder.report().head_reason == "cut off"
+    assert recorder.report().head_reason == "cut off (9 % of it)"
 
 
 def test_pictures_of_a_folder_are_looks_of_their_own_and_need_not_be_held() -> None:
