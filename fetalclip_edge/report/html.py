@@ -116,8 +116,8 @@ def _plane(item: str, plane: CapturedPlane | None) -> str:
             '<figure class="missing"><div class="picture">not seen</div>'
             f"<figcaption>{escape(name)}<small>no picture kept</small></figcaption></figure>"
         )
-    how = "chosen by hand" if plane.by_hand else "held"
-    return _figure(plane.image, name, f"{how}, confidence {percent(plane.score)}")
+    how = ", chosen by hand" if plane.by_hand else ""
+    return _figure(plane.image, name, f"confidence {percent(plane.score)}{how}")
 
 
 def _figure(

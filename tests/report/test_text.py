@@ -95,6 +95,7 @@ def test_the_page_shows_the_pictures_and_the_outline() -> None:
     assert text.count("<ellipse") == 1
     assert 'rx="15.0" ry="12.0" transform="translate(24.0 20.0) rotate(90.0)"' in text
     assert text.count("not seen") == 5
+    assert text.count("confidence 90 %, chosen by hand") == 2
 
 
 def test_what_others_wrote_is_escaped() -> None:
