@@ -105,6 +105,7 @@ class ModelBundle:
             None where they give none.
         tasks: name -> what the manifest says of a head that was added for a task of the user's own
             (see `fetalclip_edge.tasks.class_head`).
+        limits: what it is not good at, in sentences.
     """
 
     folder: Path
@@ -134,6 +135,8 @@ class ModelBundle:
         )
         told = json.dumps([graphs, self.preprocess.to_dict()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
+
+    limits: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -359,6 +362,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         sha256=digest,
         head=_get(manifest, "head", dict) if "head" in manifest else None,
         tasks=_get(manifest, "tasks", dict) if "tasks" in manifest else {},
+        limits=_texts(manifest.get("limits", []), "limits"),
     )
 
 

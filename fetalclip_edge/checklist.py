@@ -16,7 +16,7 @@ from fetalclip_edge.masking import visible
 from fetalclip_edge.results import BRAIN_PLANES, Frame, Result, StreamState
 from fetalclip_edge.sinks.base import ClosingSink
 
-__all__ = ["ITEMS", "CapturedPlane", "Checklist", "ItemStatus"]
+__all__ = ["ITEMS", "CapturedPlane", "Checklist", "ItemStatus", "ultrasound_picture"]
 
 ITEMS = ("abdomen", "brain", *BRAIN_PLANES, "femur", "thorax")
 """What an exam looks for: the standard planes, and the sub-planes of the brain."""
@@ -44,6 +44,7 @@ class CapturedPlane:
         image: uint8, `(H, W)` grey or `(H, W, 3)` RGB: the region of the frame that is ultrasound.
         frame_index: of the frame in its source.
         number: which capture of the checklist it is, from 1; never used twice.
+        pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
     """
 
     item: str
@@ -53,6 +54,7 @@ class CapturedPlane:
     image: NDArray[np.uint8]
     frame_index: int
     number: int
+    pixel_size_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,18 @@ class Checklist(ClosingSink):
                 if item is not None and score is not None:
                     self._offer(item, score, frame)
 
+    def consider(self, result: Result, frame: Frame) -> None:
+        """Take in a picture that stands for itself, as those of a folder do: it need not be held.
+
+        It counts with at least `min_confidence`, and its score is its own confidence.
+        """
+        if result.state != StreamState.LIVE:
+            return
+        with self._lock:
+            for item, confidence in _names(result):
+                if confidence >= self._min_confidence:
+                    self._offer(item, confidence, frame)
+
     def capture(self, result: Result, frame: Frame | None) -> list[CapturedPlane]:
         """Keep this picture, as a person wants it, for the plane and sub-plane it is named.
 
@@ -154,11 +168,11 @@ class Checklist(ClosingSink):
         names = _names(result)
         if not names:
             raise ValueError("this picture shows no standard plane")
-        image = _picture(frame)
+        image = ultrasound_picture(frame)
         sharpness = _sharpness(image)
         with self._lock:
             return [
-                self._keep(item, confidence, sharpness, image, frame.index, by_hand=True)
+                self._keep(item, confidence, sharpness, image, frame, by_hand=True)
                 for item, confidence in names
             ]
 
@@ -235,10 +249,10 @@ class Checklist(ClosingSink):
         kept = self._captured.get(item)
         if kept is not None and (kept.by_hand or round(score, 2) < round(kept.score, 2)):
             return
-        image = _picture(frame)
+        image = ultrasound_picture(frame)
         rank = (round(score, 2), sharpness := _sharpness(image))
         if kept is None or rank > (round(kept.score, 2), kept.sharpness):
-            self._keep(item, score, sharpness, image, frame.index, by_hand=False)
+            self._keep(item, score, sharpness, image, frame, by_hand=False)
 
     def _keep(
         self,
@@ -246,12 +260,21 @@ class Checklist(ClosingSink):
         score: float,
         sharpness: float,
         image: NDArray[np.uint8],
-        frame_index: int,
+        frame: Frame,
         *,
         by_hand: bool,
     ) -> CapturedPlane:
         self._number += 1
-        kept = CapturedPlane(item, score, sharpness, by_hand, image, frame_index, self._number)
+        kept = CapturedPlane(
+            item=item,
+            score=score,
+            sharpness=sharpness,
+            by_hand=by_hand,
+            image=image,
+            frame_index=frame.index,
+            number=self._number,
+            pixel_size_mm=frame.pixel_size_mm,
+        )
         self._captured[item] = kept
         return kept
 
@@ -302,7 +325,7 @@ def _names(result: Result) -> list[tuple[str, float]]:
     return names
 
 
-def _picture(frame: Frame) -> NDArray[np.uint8]:
+def ultrasound_picture(frame: Frame) -> NDArray[np.uint8]:
     """The ultrasound alone, grey or RGB, in memory of its own."""
     image = visible(frame)
     return np.array(image[:, :, ::-1] if frame.color == "bgr" else image, order="C")

@@ -27,6 +27,7 @@ from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
+from fetalclip_edge.cli_report import report_command
 from fetalclip_edge.cli_saving import Saving
 from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
@@ -353,6 +354,7 @@ def info(
 
 
 app.command("compile")(compile_command)
+app.command("report")(report_command)
 app.command("view")(view_command)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +16,9 @@ from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.errors import BackendError, BundleError
-from fetalclip_edge.geometry import RegionChoice
 from fetalclip_edge.model import Model, load
+from fetalclip_edge.sinks import Sink
 from fetalclip_edge.stream import Stream, stream
-
-if TYPE_CHECKING:
-    from fetalclip_edge.viewer.hub import Hub
 
 __all__ = ["view_command"]
 
@@ -42,6 +40,10 @@ def view_command(
     loop: Annotated[bool, typer.Option("--loop", help="Play a recording over and over")] = False,
     region: RegionOption = None,
     region_profile: ProfileOption = None,
+    pixel_size_mm: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Millimetres per pixel, in place of what the source says"),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Save the captured pictures at the end of each exam"),
@@ -63,12 +65,14 @@ def view_command(
     """Show a live source in the browser: the picture, its plane, and the checklist of the exam.
 
     Open the address that is printed. The page can be used by touch and by keyboard (F freezes, C
-    captures, ? lists the keys), by several people at once. Ctrl-C ends it.
+    captures, R downloads the report, ? lists the keys), by several people at once. Ctrl-C ends it.
 
     Example: fetalclip-edge view /dev/video0 --save exams
     """
     if missing := [name for name in ("fastapi", "uvicorn") if not importlib.util.find_spec(name)]:
         fail(f'{" and ".join(missing)} not installed: pip install "fetalclip-edge[viewer]"', FAILED)
+    from fetalclip_edge.report import ExamRecorder
+    from fetalclip_edge.report.html import report_html
     from fetalclip_edge.viewer.app import make_app
     from fetalclip_edge.viewer.exams import Exams
     from fetalclip_edge.viewer.guard import is_loopback
@@ -89,17 +93,27 @@ def view_command(
         listener = listen(host, port)
     except OSError as error:
         fail(f"cannot listen on {host} port {port}: {error.strerror or error}", BAD_INPUT)
-    hub, exams = Hub(checklist), Exams(checklist, save)
-    with listener, _open(source, loop, chosen, _load(bundle, backend, threads), hub) as live:
+    with listener:
+        model = _load(bundle, backend, threads)
+        recorder = ExamRecorder(model, checklist=checklist)
+        hub, exams = Hub(checklist), Exams(checklist, save, recorder.reset)
         bound = listener.getsockname()[1]
         token = None if is_loopback(host) else secrets.token_urlsafe(16)
-        app = make_app(hub, token=token, port=bound, new_exam=exams.end)
-        typer.echo(f"open {address_of(host, bound, token)}  (Ctrl-C ends)")
-        try:
-            show(live, app, hub, listener)
-        finally:
-            if save is not None and checklist.captured():
-                typer.echo(exams.end(), err=True)
+        app = make_app(
+            hub,
+            token=token,
+            port=bound,
+            new_exam=exams.end,
+            report=lambda: report_html(recorder.report()),
+        )
+        options = {"region": chosen, "pixel_size_mm": pixel_size_mm}
+        with _open(source, loop, model, (recorder, hub), options) as live:
+            typer.echo(f"open {address_of(host, bound, token)}  (Ctrl-C ends)")
+            try:
+                show(live, app, hub, listener)
+            finally:
+                if save is not None and checklist.captured():
+                    typer.echo(exams.end(), err=True)
 
 
 def _load(bundle: Path | None, backend: str, threads: int) -> Model:
@@ -111,16 +125,16 @@ def _load(bundle: Path | None, backend: str, threads: int) -> Model:
         fail(str(error), BAD_INPUT)
 
 
-def _open(source: str | None, loop: bool, region: RegionChoice, model: Model, hub: Hub) -> Stream:
+def _open(
+    source: str | None, loop: bool, model: Model, sinks: Sequence[Sink], options: dict[str, Any]
+) -> Stream:
     """The stream, its source opened: one that is not there is bad input, not a broken stream."""
     from fetalclip_edge.viewer.loop import LoopedSource
 
     text = str(DEMO_CLIP) if source is None else source
     try:
         supply = LoopedSource(text) if loop or source is None else text
-        live = stream(
-            supply, model=model, policy="latest", region=region, sinks=(hub.checklist, hub)
-        )
+        live = stream(supply, model=model, policy="latest", sinks=sinks, **options)
         live.__enter__()
     except (OSError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
-from statistics import fmean, median
+from statistics import median
 
-from fetalclip_edge.results import Frame, GestationalAge, Result
+from fetalclip_edge.results import Frame, GestationalAge, HeadBiometry, Result
 from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference
 
 __all__ = ["RunningAge"]
@@ -18,6 +19,14 @@ _SHARED = 0.5
 """Share of the variance of an error that all frames of one head have in common, so that no number
 of frames takes it away. Cautious, not measured: HC18 has few heads that were taken several times.
 """
+
+_MOST_LOOKS = 300
+"""Looks that are remembered, the last ones: of a device that runs for days nothing piles up."""
+
+_MEASURES = (
+    *("head_circumference_mm", "biparietal_diameter_mm", "occipitofrontal_diameter_mm"),
+    "cephalic_index",
+)
 
 _ANOTHER = 4.0
 _CONVINCED = 3
@@ -42,14 +51,39 @@ class RunningAge:
 
     def reset(self) -> None:
         """Forget everything: what comes next is another examination."""
-        self._looks: list[list[float]] = []
-        self._strange: list[float] = []
+        self._looks: deque[_Look] = deque(maxlen=_MOST_LOOKS)
+        self._strange: list[HeadBiometry] = []
+        self._error_relative = 0.0
         self._began_s = self._strange_s = -math.inf
 
     @property
     def looks(self) -> int:
-        """How many independent looks at the head the age is of."""
+        """How many independent looks at the head the age is of; at most the last 300."""
         return len(self._looks)
+
+    @property
+    def head(self) -> HeadBiometry | None:
+        """The medians over all looks, and the error that the circumference's has; None before any.
+
+        It has no outline, which is a frame's, and nothing in pixels.
+        """
+        if not self._looks:
+            return None
+        return HeadBiometry(
+            head_circumference_mm=self._median("head_circumference_mm"),
+            biparietal_diameter_mm=self._median("biparietal_diameter_mm"),
+            occipitofrontal_diameter_mm=self._median("occipitofrontal_diameter_mm"),
+            cephalic_index=self._median("cephalic_index"),
+            head_circumference_error_mm=self._error_mm(self._circumference()),
+        )
+
+    @property
+    def age(self) -> GestationalAge | None:
+        """The age by all looks; None before any, or where the chart does not reach."""
+        if not self._looks:
+            return None
+        mm = self._circumference()
+        return age_from_circumference(mm, self._error_mm(mm), self._chart)
 
     def update(self, result: Result, frame: Frame, *, still: bool = False) -> Result:
         """The result of a frame with the age of all so far.
@@ -66,32 +100,58 @@ class RunningAge:
         if now_s is None or head is None or head.head_circumference_mm is None:
             return result
         mm, error = head.head_circumference_mm, head.head_circumference_error_mm or 0.0
-        if not (still and self._looks) and self._belongs(mm, error, now_s):
+        self._error_relative = error / mm
+        if not (still and self._looks) and self._belongs(head, mm, error, now_s):
             if not 0 <= now_s - self._began_s < _APART_S:
-                self._looks.append([])
+                self._looks.append(_Look())
                 self._began_s = now_s
-            self._looks[-1].append(mm)
-        return replace(result, gestational_age=self._age(error / mm))
+            self._looks[-1].add(head)
+        return replace(result, gestational_age=self.age)
 
-    def _belongs(self, mm: float, error: float, now_s: float) -> bool:
+    def _belongs(self, head: HeadBiometry, mm: float, error: float, now_s: float) -> bool:
         """Whether a circumference is that of this head; after enough others, it is of a new one."""
-        if not self._looks or abs(mm - self._median()) <= _ANOTHER * error:
+        if not self._looks or abs(mm - self._circumference()) <= _ANOTHER * error:
             self._strange.clear()
             return True
         if not 0 <= now_s - self._strange_s < _APART_S:
-            self._strange.append(mm)
+            self._strange.append(head)
             self._strange_s = now_s
         if len(self._strange) < _CONVINCED:
             return False
         strange = self._strange
         self.reset()
-        self._looks = [[each] for each in strange[:-1]]
+        self._error_relative = error / mm
+        for each in strange[:-1]:
+            self._looks.append(_Look())
+            self._looks[-1].add(each)
         return True
 
-    def _median(self) -> float:
-        return median(fmean(look) for look in self._looks)
+    def _circumference(self) -> float:
+        mm = self._median("head_circumference_mm")
+        assert mm is not None
+        return mm
 
-    def _age(self, error_relative: float) -> GestationalAge | None:
-        mm = self._median()
-        error = error_relative * mm * math.sqrt(_SHARED + (1 - _SHARED) / self.looks)
-        return age_from_circumference(mm, error, self._chart)
+    def _median(self, measure: str) -> float | None:
+        means = [mean for look in self._looks if (mean := look.mean(measure)) is not None]
+        return median(means) if means else None
+
+    def _error_mm(self, mm: float) -> float:
+        return self._error_relative * mm * math.sqrt(_SHARED + (1 - _SHARED) / self.looks)
+
+
+class _Look:
+    """What frames of less than a second have measured, on average."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(_MEASURES, 0.0)
+        self._counts = dict.fromkeys(_MEASURES, 0)
+
+    def add(self, head: HeadBiometry) -> None:
+        for measure in _MEASURES:
+            if (value := getattr(head, measure)) is not None:
+                self._sums[measure] += value
+                self._counts[measure] += 1
+
+    def mean(self, measure: str) -> float | None:
+        count = self._counts[measure]
+        return self._sums[measure] / count if count else None

@@ -214,7 +214,7 @@ class Stream:
             self._started_ns = time.monotonic_ns()
             try:
                 self._capture.start()
-                self._sinks.start()
+                self._sinks.start(self.model, self.source)
             except BaseException:
                 self.close()
                 raise

@@ -143,6 +143,16 @@ def test_what_belongs_to_no_plane_cannot_be_captured(
         Checklist().capture(answer, shown)
 
 
+def test_a_picture_that_stands_for_itself_need_not_be_held() -> None:
+    checklist = Checklist(min_confidence=0.8)
+    for index, confidence in enumerate((0.7, 0.85, 0.95, 0.9)):
+        checklist.consider(result(confidence=confidence), frame(index, pixel_size_mm=0.5))
+    checklist.consider(result(confidence=1.0, state="out_of_domain"), frame(9))
+    kept = checklist.captured()["femur"]
+    assert (kept.frame_index, kept.score, kept.by_hand) == (2, 0.95, False)
+    assert kept.pixel_size_mm == 0.5
+
+
 def test_reset_begins_a_new_exam() -> None:
     checklist = Checklist(hold_s=0.5)
     (first,) = checklist.capture(result("thorax"), frame(0))

@@ -114,6 +114,31 @@ def test_another_chart(chart: str) -> None:
     assert result.gestational_age == age_from_circumference(200.0, 4.0, chart)
 
 
+def test_of_a_device_that_runs_for_days_the_last_looks_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fetalclip_edge.exam._MOST_LOOKS", 20)
+    running = RunningAge(live=False)
+    for i in range(30):
+        running.update(answer(200.0 if i < 15 else 204.0), frame(float(i)))
+    assert running.looks == 20
+    assert running.head is not None
+    assert running.head.head_circumference_mm == 204.0
+
+
+def test_the_head_of_all_looks_and_its_error() -> None:
+    running = RunningAge(live=False)
+    assert (running.head, running.age) == (None, None)
+    for i, mm in enumerate((198.0, 200.0, 212.0)):
+        running.update(answer(mm), frame(float(i)))
+    head = running.head
+    assert head is not None
+    assert head.head_circumference_mm == 200.0
+    # Half of the variance is shared; 4 mm of 212 mm was the last error.
+    assert head.head_circumference_error_mm == pytest.approx(200 * 4 / 212 * (2 / 3) ** 0.5)
+    assert (head.biparietal_diameter_mm, head.outline) == (None, None)
+
+
 class Film(Source):
     """Three pictures, two seconds apart, of the same head; no two are alike."""
 

@@ -15,6 +15,7 @@ DOCUMENTS = (
     *("docs/backends.md", "docs/biometry.md", "docs/streaming.md", "docs/viewer.md"),
     "docs/tasks.md",
     "docs/sector.md",
+    "docs/report.md",
 )
 
 

@@ -17,6 +17,9 @@ from fetalclip_edge.results import Frame, Result
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from fetalclip_edge.model import Model
+    from fetalclip_edge.sources import Source
+
 __all__ = ["ClosingSink", "Sink", "SinkStats", "Sinks"]
 
 _log = logging.getLogger("fetalclip_edge")
@@ -37,9 +40,10 @@ class Sink(Protocol):
 
     A sink may also have two attributes: `name`, what `Stream.stats().sinks` calls it, else its
     class; and `pictures`, False when it looks at results alone: it then gets no frames, and more
-    results may wait for it.
+    results may wait for it. And a method `begin(model, source)`, which is called once before the
+    first result.
 
-    A sink serves one stream. Both methods are called from one thread, which is not the one that
+    A sink serves one stream. Its methods are called from one thread, which is not the one that
     asks the stream for results.
     """
 
@@ -112,10 +116,15 @@ class Sinks:
             names[name] = names.get(name, 0) + 1
             self._feeds.append(_Feed(sink, name if names[name] == 1 else f"{name} {names[name]}"))
 
-    def start(self) -> None:
-        """Begin to feed them."""
+    def start(self, model: Model, source: Source) -> None:
+        """Begin to feed them.
+
+        Args:
+            model: whose answers they will get.
+            source: where the frames come from; opened.
+        """
         for feed in self._feeds:
-            feed.start()
+            feed.start(model, source)
 
     def offer(self, result: Result, frame: Frame | None) -> None:
         """Give a result to all of them; returns at once."""
@@ -157,9 +166,12 @@ class _Feed:
         self._written = self._lost = 0
         self._error: str | None = None
 
-    def start(self) -> None:
+    def start(self, model: Model, source: Source) -> None:
         thread = threading.Thread(
-            target=self._run, name=f"fetalclip-edge sink {self.name}", daemon=True
+            target=self._run,
+            args=(model, source),
+            name=f"fetalclip-edge sink {self.name}",
+            daemon=True,
         )
         with self._changed:
             # Known to `join` only once it runs, and not begun after the end.
@@ -208,7 +220,13 @@ class _Feed:
         with self._changed:
             return SinkStats(self._written, self._lost, self._error)
 
-    def _run(self) -> None:
+    def _run(self, model: Model, source: Source) -> None:
+        begin = getattr(self._sink, "begin", None)
+        if callable(begin):
+            try:
+                begin(model, source)
+            except Exception as error:
+                self._fail(error, lost=0)
         while (item := self._next()) is not None:
             try:
                 self._sink.write(*item)

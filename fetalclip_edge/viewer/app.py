@@ -29,7 +29,14 @@ _SILENT_PAGE_S = 20.0
 _BAD_MESSAGE, _TRY_LATER = 1008, 1013
 
 
-def make_app(hub: Hub, *, token: str | None, port: int, new_exam: Callable[[], str]) -> Guard:
+def make_app(
+    hub: Hub,
+    *,
+    token: str | None,
+    port: int,
+    new_exam: Callable[[], str],
+    report: Callable[[], bytes],
+) -> Guard:
     """The application that uvicorn serves.
 
     Args:
@@ -37,6 +44,7 @@ def make_app(hub: Hub, *, token: str | None, port: int, new_exam: Callable[[], s
         token: what visitors must bring, or None on loopback.
         port: that the server listens on.
         new_exam: ends the exam, and says in words what became of it.
+        report: the report of the exam so far, as a page.
     """
 
     @contextlib.asynccontextmanager
@@ -59,6 +67,12 @@ def make_app(hub: Hub, *, token: str | None, port: int, new_exam: Callable[[], s
             return Response(encode_jpeg(codes, _THUMBNAIL_SIDE), media_type="image/jpeg")
         _, png = cv2.imencode(".png", np.ascontiguousarray(codes))
         return Response(png.tobytes(), media_type="image/png")
+
+    @app.get("/report.html")
+    def exam_report() -> Response:
+        # To be saved and not shown here, where the screen's own style alone is let in.
+        named = {"Content-Disposition": 'attachment; filename="exam-report.html"'}
+        return Response(report(), media_type="text/html; charset=utf-8", headers=named)
 
     @app.websocket("/live")
     async def live(socket: WebSocket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from fetalclip_edge.checklist import ITEMS, Checklist
@@ -16,10 +17,17 @@ class Exams:
     Args:
         checklist: of the exam under way.
         folder: gets a folder `exam-001` and so on for each, or None.
+        reset: begins a new exam, the checklist's too; by default that alone.
     """
 
-    def __init__(self, checklist: Checklist, folder: Path | None) -> None:
+    def __init__(
+        self,
+        checklist: Checklist,
+        folder: Path | None,
+        reset: Callable[[], object] | None = None,
+    ) -> None:
         self._checklist, self._folder = checklist, folder
+        self._reset = checklist.reset if reset is None else reset
         self._lock = threading.Lock()
 
     def end(self) -> str:
@@ -34,9 +42,9 @@ class Exams:
                     saved = self._save(self._folder)
                 except OSError as error:
                     return f"Not saved, so the exam goes on: {error.strerror or error}."
-                self._checklist.reset()
+                self._reset()
                 return f"Saved as {saved.name}: {captured} of {len(ITEMS)} planes."
-            self._checklist.reset()
+            self._reset()
             return "New exam."
 
     def _save(self, folder: Path) -> Path:

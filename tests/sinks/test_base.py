@@ -214,6 +214,24 @@ def test_no_picture_comes_with_word_that_none_came(model: Stub) -> None:
     assert [(str(result.state), frame) for result, frame in sink.items] == [("stale", None)]
 
 
+def test_a_sink_may_ask_for_the_model_and_the_source_before_the_first_result(model: Stub) -> None:
+    class Curious(Kept):
+        def begin(self, model: object, source: object) -> None:
+            assert self.items == []
+            self.told = (model, source)
+
+    class Spoiled(Kept):
+        def begin(self, model: object, source: object) -> None:
+            raise OSError("no room")
+
+    curious, spoiled = Curious(), Spoiled()
+    with fe.stream(IMAGES[:2], model=model, sinks=[curious, spoiled]) as live:
+        list(live)
+    assert curious.told == (model, live.source)
+    assert curious.indexes == spoiled.indexes == [0, 1]
+    assert live.stats().sinks["Spoiled"] == SinkStats(2, 0, "OSError: no room")
+
+
 def test_sinks_of_one_kind_are_told_apart(model: Stub) -> None:
     with fe.stream(IMAGES[:1], model=model, sinks=(Kept(), Kept())) as live:
         list(live)

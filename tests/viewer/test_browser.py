@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -176,6 +177,27 @@ def test_a_picture_is_frozen_and_captured_by_keyboard_and_by_touch(page: Any) ->
         page.keyboard.press("n")
         page.click("#new-exam-dialog button:text-is('New exam')")
         page.wait_for_selector("[data-item=brain].missing")
+
+
+def test_the_report_is_downloaded_by_keyboard_and_prints_on_one_sheet(
+    page: Any, chromium: Any, tmp_path: Path
+) -> None:
+    with viewing("--hold", "0.5") as (address, _):
+        page.goto(address)
+        page.wait_for_selector("[data-item=brain].done img")
+        with page.expect_download() as download:
+            page.keyboard.press("r")
+        assert download.value.suggested_filename == "exam-report.html"
+        path = tmp_path / "report.html"
+        download.value.save_as(path)
+    printed = chromium.new_page()
+    printed.goto(path.as_uri())
+    assert printed.text_content("h1") == "Fetal ultrasound exam report"
+    wide = "document.querySelector('figure:not(.missing) image').getBoundingClientRect().width"
+    assert printed.evaluate(wide) > 100
+    sheets = re.findall(rb"/Type\s*/Page\b", printed.pdf(prefer_css_page_size=True))
+    printed.close()
+    assert len(sheets) == 1
 
 
 def test_a_device_that_does_not_answer_is_told_from_a_live_one(page: Any) -> None:

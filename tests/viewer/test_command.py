@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import struct
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -25,6 +26,9 @@ def test_the_shipped_clip_is_shown_until_ctrl_c() -> None:
     with viewing() as (address, process):
         page = urllib.request.urlopen(address, timeout=WAIT).read().decode()
         assert "Not a medical device" in page
+        report = urllib.request.urlopen(f"{address}report.html", timeout=WAIT).read().decode()
+        assert "Fetal ultrasound exam report" in report
+        assert "simulated_head" not in report
         with connect(address.replace("http", "ws") + "live", open_timeout=WAIT) as page_socket:
             message = page_socket.recv(timeout=WAIT)
             assert isinstance(message, bytes)
@@ -42,6 +46,21 @@ def test_the_shipped_clip_is_shown_until_ctrl_c() -> None:
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "error" not in errors.lower()
+
+
+def test_the_report_holds_what_was_measured(tmp_path: Path, clip_images: list[np.ndarray]) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "head.png"), clip_images[200])
+    # Of the shipped clip, by the comment in it; the head of 200 mm was simulated.
+    with viewing(folder, "--pixel-size-mm", "0.15277", "--loop") as (address, _):
+        for _attempt in range(600):
+            report = urllib.request.urlopen(f"{address}report.html", timeout=WAIT).read().decode()
+            if found := re.search(r"(\d+\.\d) mm on this picture", report):
+                break
+            time.sleep(0.1)
+    assert found is not None
+    assert 190 < float(found[1]) < 210
 
 
 def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(

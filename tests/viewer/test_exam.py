@@ -97,6 +97,14 @@ def test_a_new_exam_clears_every_page(hub: Hub, client: TestClient) -> None:
     assert client.get("/captured/thorax.png").status_code == 404
 
 
+def test_the_report_is_downloaded(client: TestClient) -> None:
+    answer = client.get("/report.html")
+    assert answer.content == b"<!doctype html>what there is"
+    assert answer.headers["content-disposition"] == 'attachment; filename="exam-report.html"'
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+
+
 @pytest.mark.parametrize(
     "path", ["femur.png", "nothing.png", "femur.exe", "..%2f..%2fapp.png", "femur"]
 )

@@ -22,7 +22,7 @@ TOKEN = "correct-horse-battery-staple"
 def stranger(hub: Hub) -> Iterator[TestClient]:
     """A browser of another machine, which has not been given the token yet."""
     hub.write(result(), frame(0))
-    app = make_app(hub, token=TOKEN, port=8765, new_exam=lambda: "")
+    app = make_app(hub, token=TOKEN, port=8765, new_exam=lambda: "", report=lambda: b"")
     with TestClient(app, base_url="http://192.168.0.7:8765") as browser:
         yield browser
 

@@ -180,7 +180,8 @@ const askNewExam = () => {
   newExam.showModal();
 };
 const explainKeys = () => element("keys-dialog").showModal();
-const KEYS = { f: freeze, c: capture, n: askNewExam, "?": explainKeys };
+const downloadReport = () => element("report").click();
+const KEYS = { f: freeze, c: capture, n: askNewExam, r: downloadReport, "?": explainKeys };
 
 element("freeze").addEventListener("click", freeze);
 element("capture").addEventListener("click", capture);
