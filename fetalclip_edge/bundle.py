@@ -103,6 +103,8 @@ class ModelBundle:
         sha256: checksum of the manifest, and so of the whole bundle.
         head: what the graphs' map of the head is worth (see `fetalclip_edge.tasks.biometry`), or
             None where they give none.
+        age_bank: what is said of `age_bank.safetensors` (see `fetalclip_edge.tasks.age_bank`), or
+            None where there is none.
     """
 
     folder: Path
@@ -119,6 +121,7 @@ class ModelBundle:
     files: dict[str, str]
     sha256: str
     head: dict[str, Any] | None = None
+    age_bank: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -189,16 +192,18 @@ class ModelBundle:
         return {task: tensors[task] for task in self.prompt_sets}
 
     def tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
-        """The tensors of one of the bundle's safetensors files.
+        """The tensors of one of the bundle's safetensors files; what is float16 is widened.
 
         Raises:
             BundleError: the manifest does not list the file, or it cannot be read.
             BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        tensors: dict[str, NDArray[np.float32]] = self._load(name)
-        for key, tensor in tensors.items():
-            if tensor.dtype.name != "float32" or not math.isfinite(float(tensor.sum())):
-                raise BundleError(f"{self.folder / name}: {key} must be finite float32")
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for key, tensor in self._load(name).items():
+            widened = tensor.astype("float32") if tensor.dtype.name == "float16" else tensor
+            if widened.dtype.name != "float32" or not math.isfinite(float(widened.sum())):
+                raise BundleError(f"{self.folder / name}: {key} must be finite float32 or float16")
+            tensors[key] = widened
         return tensors
 
     def reference(self) -> Reference | None:
@@ -343,6 +348,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
         head=_get(manifest, "head", dict) if "head" in manifest else None,
+        age_bank=_get(manifest, "age_bank", dict) if "age_bank" in manifest else None,
     )
 
 
