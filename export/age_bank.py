@@ -237,7 +237,8 @@ def _see(
 
 def _is_scored(example: Example) -> bool:
     low, high = SCORED_MM
-    known = example.facts.pixel_size_mm is not None
+    facts = example.facts
+    known = facts.pixel_size_mm is not None and facts.gestational_age_days is not None
     return known and low <= (example.head_circumference_mm or 0.0) <= high
 
 
