@@ -1,8 +1,8 @@
 """Gestational age without a measured head: made by the model's text tower, judged, or left out.
 
-The text tower stays on the workstation. What it makes of sentences that tell every age at each of some
-pixel sizes goes into the bundle, if heads of validation patients show that the ages are worth it:
-FetalCLIP's are (arXiv 2502.14807), those of a model that has seen few heads are not.
+The text tower stays on the workstation. What it makes of sentences that tell every age at each of
+some pixel sizes goes into the bundle, if heads of validation patients show that the ages are worth
+it: FetalCLIP's are (arXiv 2502.14807), those of a model that has seen few heads are not.
 """
 
 from __future__ import annotations

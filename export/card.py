@@ -112,8 +112,8 @@ def _of_ages(ages: Mapping[str, Any] | None) -> list[str]:
     if "left_out" in ages:
         return [*lines, f"None: {ages['left_out']}."]
     lines += [
-        "Zero-shot, on frames whose plane is `brain` and whose pixel size is known: the median of the "
-        "15 days whose prompts are nearest. An age is valid if the circumference that a person "
+        "Zero-shot, on frames whose plane is `brain` and whose pixel size is known: the median of "
+        "the 15 days whose prompts are nearest. An age is valid if the circumference that a person "
         "measured is within WHO's 2.5 to 97.5 % at it.",
         "",
     ]

@@ -21,8 +21,7 @@ def report(metrics: dict[str, Any], console: Console) -> None:
 
 
 def ages_told(ages: dict[str, Any]) -> str:
-    """In a sentence, what the gestational age of heads that were not measured is worth, or why
-    the bundle does not tell it."""
+    """What the age of heads that were not measured is worth, or why the bundle tells none."""
     if "left_out" in ages:
         return f"no gestational age without a measured head: {ages['left_out']}"
     figures = [

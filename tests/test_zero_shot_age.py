@@ -1,4 +1,4 @@
-"""Gestational age of heads that are not measured, from a bundle with a bank whose answer is known."""
+"""Gestational age of heads that are not measured, by a bundle with a bank of known answers."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class StreamedLanes(Lanes):
     """The plan of a run that reads its shards anew in every epoch, every image once.
 
     Lanes do not have the same number of images, nor a multiple of what they give to a batch. One
-    that has given all of its own repeats its last to the end of the epoch, so that batches are full;
-    `counted` says which, and the loss leaves them out.
+    that has given all of its own repeats its last to the end of the epoch, so that batches are
+    full; `counted` says which, and the loss leaves them out.
 
     Args:
         examples: all images to learn from, those of other processes too, shard by shard.
@@ -148,7 +148,8 @@ class ShardStream:
 
     def _decode(self, item: tuple[int, bytes]) -> Tensor:
         index, content = item
-        return torch.from_numpy(square(self.examples[index].decode(content), self.canvas).copy())[None]
+        image = self.examples[index].decode(content)
+        return torch.from_numpy(square(image, self.canvas).copy())[None]
 
 
 class _LaneReader:
@@ -184,7 +185,7 @@ class _LaneReader:
             example = self._examples[index]
             raise ValueError(
                 f"{example.archive} does not hold {example.name} where its index says: the shards "
-                "were changed while they were read; prepare the data again, and choose another --out"
+                "were changed while they were read; prepare the data again, and take another --out"
             )
         return found[1]
 

@@ -96,7 +96,7 @@ class AgeBank:
         sizes, days = self.pixel_sizes_mm, self.days
         if not (sizes[0] > 0 and np.all(np.diff(sizes) > 0)):
             raise BundleError(f"{FILE}: pixel_sizes_mm must be above 0 and rise")
-        if not (MIN_DAYS <= days[0] and days[-1] <= MAX_DAYS and np.all(np.diff(days) > 0)):
+        if not (days[0] >= MIN_DAYS and days[-1] <= MAX_DAYS and np.all(np.diff(days) > 0)):
             raise BundleError(f"{FILE}: days must rise from at least {MIN_DAYS} to {MAX_DAYS}")
         if not np.all(np.abs(np.linalg.norm(self.embeddings, axis=2) - 1) < _ROUNDING):
             raise BundleError(f"{FILE}: embeddings must be L2-normalised")

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def test_without_heads_or_text_tower_there_is_nothing_to_judge() -> None:
 def test_pixel_sizes_cover_those_of_the_heads_in_steps_of_a_tenth() -> None:
     sizes = pixel_sizes_of(heads(60), 224)
     assert (sizes[0], sizes[-1]) == (0.25, 0.71)  # 0.07 and 0.1978 mm times 800 / 224
-    assert all(b / a < 1.13 for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b / a < 1.13 for a, b in pairwise(sizes))
     assert len(sizes) == 12
     plain = replace(heads(1)[0], facts=Facts("brain"))
     assert pixel_sizes_of([plain], 224) == []
@@ -188,9 +189,7 @@ def test_a_bank_holds_the_mean_over_templates_of_a_published_text_tower() -> Non
 def with_heads(run: Path, pictures: dict[str, DataSet], tmp_path: Path) -> tuple[Path, Path]:
     """The run with forty examinations held out, and shards whose heads are all of 200 mm."""
     measured = [replace(r, head_circumference_mm=200.0) for r in pictures["hc18"].records]
-    measured = [
-        replace(r, facts=replace(r.facts, gestational_age_days=155.0)) for r in measured
-    ]
+    measured = [replace(r, facts=replace(r.facts, gestational_age_days=155.0)) for r in measured]
     shards = tmp_path / "shards"
     write_shards([pictures["planes"], replace(pictures["hc18"], records=measured)], shards)
     folder = shutil.copytree(run, tmp_path / "run")
@@ -231,7 +230,9 @@ def test_a_bundle_with_ages_tells_them(
     out = tmp_path / "out"
     export_bundle(
         *(folder, shards, out),
-        **{"name": "a", "version": "1", "console": quiet()},  # type: ignore[arg-type]
+        name="a",
+        version="1",
+        console=quiet(),  # type: ignore[arg-type]
         settings=settings,
         text=folder,
     )

@@ -21,20 +21,18 @@ from training.datasets import Example
 from training.facts import Facts, relations
 from training.learner import Drawn, Images, make_batch
 from training.losses import contrastive_loss
+from training.models import DualEncoder
+from training.objectives import Contrastive
 from training.pretrain import main
 from training.release import load_release
 from training.session import start_accelerator, train_and_validation
 from training.shards import read_examples
 from training.streaming import ShardStream, StreamedLanes
 from training.trainer import Trainer
-from training.models import DualEncoder
-from training.objectives import Contrastive
 
 
 def plan_of(examples: list[Example], lanes: int = 2, batch_size: int = 6) -> StreamedLanes:
-    return StreamedLanes(
-        examples, lanes=lanes, batch_size=batch_size, views=4, seed=3, shuffle=5
-    )
+    return StreamedLanes(examples, lanes=lanes, batch_size=batch_size, views=4, seed=3, shuffle=5)
 
 
 def made_up(sizes: list[int]) -> list[Example]:
@@ -98,7 +96,9 @@ def test_what_is_read_is_what_the_plan_wants(examples: list[Example]) -> None:
     plan = plan_of(examples)
     everything = Images.load(examples, range(len(examples)), 64)
     stream = ShardStream(examples, plan, range(2), 64)
-    assert not all(plan.counted(plan.steps_per_epoch - 1, 0) + plan.counted(plan.steps_per_epoch - 1, 1))
+    assert not all(
+        plan.counted(plan.steps_per_epoch - 1, 0) + plan.counted(plan.steps_per_epoch - 1, 1)
+    )
     for step in range(2 * plan.steps_per_epoch + 1):
         images = stream.of_step(step)
         assert len(images.pixels) <= 6

@@ -20,8 +20,8 @@ from training.prompts import PromptSet
 __all__ = [
     "SCORED_MM",
     "days_of",
-    "estimate_by_bank",
     "estimate_ages",
+    "estimate_by_bank",
     "input_pixel_size",
     "is_valid",
     "measure_ages",
