@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import fetalclip_edge as fe
+from calibration.settings import Settings
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.results import PLANES
 from training.models.untrained import as_published, untrained_model
@@ -77,7 +78,6 @@ def commands(repository: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_four_commands_lead_from_published_weights_to_answers(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +85,7 @@ def test_the_four_commands_lead_from_published_weights_to_answers(
     # configuration that the documentation names, for small pictures
     small.shrink(monkeypatch)
     monkeypatch.setattr("export.bundle._TIMING_ROUNDS", 2)
+    monkeypatch.setattr("export.bundle._SETTINGS", Settings(frames=16))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(as_published(untrained_model("fetalclip")), "FetalCLIP_weights.pt")

@@ -24,6 +24,7 @@ from training.facts import Facts
 from training.learner import Drawn, make_batch, still_statistics
 from training.models import DualEncoder, ModelConfig
 from training.objectives import Contrastive
+from training.pretrain import main
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS
 from training.recognition import ClassSentences
 from training.release import PROMPTS, Origin, save_release
@@ -173,7 +174,7 @@ def runs(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with cutting_off_at(4):  # in the middle of the second epoch
-        give(command("begun", "plain"))
+        main(paths["plain"], root / "begun", drawn, root / "cache")
     begun = torch.load(root / "begun" / "checkpoint.pt", weights_only=True)
     assert begun["step"] == 3
     for name in ("plain", "streamed", "distilled"):
