@@ -27,6 +27,7 @@ from calibration.families import CPU, Family
 from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
+from export.age_bank import AgeExport, judge_ages
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
@@ -44,10 +45,11 @@ from export.precisions import Precision, choose_precisions
 from export.reference import reference_tensors
 from export.replacing import new_bundle
 from export.report import report
-from export.source import Source, load_source, with_patients_apart
+from export.source import Source, load_source, load_text, with_patients_apart
 from export.twin import load_twin, seen_by_twin
 from fetalclip_edge.bundle import CHECKSUM, MANIFEST, REFERENCE
 from fetalclip_edge.machine import describe_machine
+from fetalclip_edge.tasks import age_bank
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
 from training.datasets import Example
 from training.head_release import load_head
@@ -79,6 +81,7 @@ def export_bundle(
     judged_by: Path | None = None,
     settings: Settings | None = None,
     head: Path | None = None,
+    text: Path | None = None,
 ) -> dict[str, Any]:
     """Export, quantise, calibrate, measure and write.
 
@@ -97,6 +100,7 @@ def export_bundle(
             more of them held out. Confidence and abstention are fitted to what it makes of those.
         settings: how to quantise, and the limits of the gate.
         head: folder written by `training.segmentation` on this run, for a map of the head.
+        text: the teacher of a student that comes without its text tower, to embed ages with.
 
     Returns:
         The metrics that the manifest holds.
@@ -113,6 +117,7 @@ def export_bundle(
     _check_out(out)
     release = with_patients_apart(load_source(run), data)
     decoder = None if head is None else _read_head(head, release)
+    text_tower = release.text if text is None else load_text(text, release)
     precisions = choose_precisions(release, precisions)
     twin = None if judged_by is None else load_twin(judged_by, release)
     examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
@@ -168,6 +173,17 @@ def export_bundle(
                 else "whom only the twin has not learned from"
             ),
         }
+        ages = judge_ages(
+            text_tower,
+            examples,
+            held[main_one][OUTPUT],
+            release.preprocess.size,
+            settings.age_validity,
+            console,
+        )
+        if ages.left_out is None:
+            ages = _with_test(ages, sessions[main_one], examples.heads, release)
+        metrics["age_bank"] = ages.figures
         manifest = describe(
             release,
             examples,
@@ -182,6 +198,8 @@ def export_bundle(
             name=name,
             version=version,
         )
+        if ages.left_out is None:
+            manifest["age_bank"] = ages.described()
         if decoder is not None:
             manifest["head"] = decoder.described(
                 examples.held,
@@ -192,7 +210,7 @@ def export_bundle(
             metrics["head"] = manifest["head"]["metrics"]
         reference = encode_arrays(reference_tensors(sessions["fp32"], release.preprocess))
         files = {g for each in graphs.carried(precisions).values() for g in each.values()}
-        _write(release, sorted(files), fitted, reference, manifest, out)
+        _write(release, sorted(files), fitted, ages, reference, manifest, out)
     return metrics
 
 
@@ -311,6 +329,16 @@ def _measure(
     return metrics
 
 
+def _with_test(
+    ages: AgeExport, session: ort.InferenceSession, heads: list[Example], release: Source
+) -> AgeExport:
+    """The ages with what they are worth on test heads, where there are some."""
+    if not heads:
+        return ages
+    of_heads = encode(session, _read(heads, release).pixels, "test, heads")
+    return ages.measured("test", of_heads[OUTPUT], heads, release.preprocess.size)
+
+
 def _head_maps(
     session: ort.InferenceSession, heads: list[Example], release: Source
 ) -> NDArray[np.float32]:
@@ -324,6 +352,7 @@ def _write(
     release: Source,
     graphs: Sequence[Path],
     fitted: Fitted,
+    ages: AgeExport,
     reference: bytes,
     manifest: dict[str, Any],
     out: Path,
@@ -333,6 +362,8 @@ def _write(
             shutil.copy(graph, new / graph.name)
         (new / "prompts.safetensors").write_bytes(encode_arrays(release.embeddings))
         (new / "domain.safetensors").write_bytes(encode_arrays(fitted.domain.tensors()))
+        if ages.left_out is None:
+            (new / age_bank.FILE).write_bytes(encode_arrays(ages.tensors()))
         (new / REFERENCE).write_bytes(reference)
         (new / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_checksums(new, manifest)
@@ -374,6 +405,14 @@ def main(
         Path | None,
         typer.Option(help="folder written by training.segmentation, to measure heads with"),
     ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TEACHER",
+            help="of a student of published weights, their file: its text tower embeds gestational "
+            "ages, which the bundle then tells of heads that were not measured",
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
 ) -> None:
     """Export, quantise, calibrate and measure a trained model, and write its bundle."""
@@ -391,6 +430,7 @@ def main(
             judged_by=judged_by,
             settings=None if config is None else load_settings(config),
             head=head,
+            text=text,
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -88,6 +88,7 @@ def model_card(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
         lines += _measured(evaluation)
     lines += _at_export(manifest["metrics"])
     lines += _of_heads(manifest.get("head"))
+    lines += _of_ages(manifest["metrics"].get("age_bank"))
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in manifest["limits"]]
     lines += ["", "## Training data and credits", ""]
@@ -144,6 +145,25 @@ def _of_heads(head: Mapping[str, Any] | None) -> list[str]:
             f"circumference off by {found['circumference_mean_absolute_error_mm']:.2f} mm, mean "
             f"error {found['circumference_mean_error_mm']:+.2f} mm"
         )
+    return lines
+
+
+def _of_ages(ages: Mapping[str, Any] | None) -> list[str]:
+    """What the age of heads that were not measured is worth, or why there is none."""
+    if ages is None:
+        return []
+    lines = ["", "## Gestational age without a measured head", ""]
+    if "left_out" in ages:
+        return [*lines, f"None: {ages['left_out']}."]
+    lines += [
+        "Zero-shot, on frames whose plane is `brain` and whose pixel size is known: the median of "
+        "the 15 days whose prompts are nearest. An age is valid if the circumference that a person "
+        "measured is within WHO's 2.5 to 97.5 % at it.",
+        "",
+    ]
+    for split, found in ages.items():
+        interval = with_interval(found["validity"], found["validity_interval_by_patient"])
+        lines.append(f"- {split}: {interval} % of {found['images']} heads of HC18")
     return lines
 
 

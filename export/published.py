@@ -119,6 +119,7 @@ class PublishedSource:
         embeddings: name of the prompt set -> float32 `(classes, D)`, L2-normalised.
         held_out: patients it did not learn from; none where nothing is known of it.
         origin: where it comes from.
+        text: its text tower.
     """
 
     tower: PublishedTower
@@ -126,6 +127,7 @@ class PublishedSource:
     embeddings: dict[str, NDArray[np.float32]]
     held_out: frozenset[str]
     origin: Origin
+    text: nn.Module
 
     @property
     def config(self) -> ModelConfig:
@@ -162,4 +164,5 @@ def publish(
             license=model.license,
             teacher_credit=f"{model.credit}, {model.url}",
         ),
+        text=model.text,
     )

@@ -9,19 +9,36 @@ from rich.table import Table
 
 from export.metrics import withheld_shares
 
-__all__ = ["report"]
+__all__ = ["ages_told", "report"]
 
 
 def report(metrics: dict[str, Any], console: Console) -> None:
-    """Print FP32 and, where there is one, INT8 side by side."""
+    """Print FP32 and, where there is one, INT8 side by side; and what became of ages."""
+    console.print(_table(metrics))
+    if "age_bank" in metrics:
+        told = ages_told(metrics["age_bank"])
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def ages_told(ages: dict[str, Any]) -> str:
+    """What the age of heads that were not measured is worth, or why the bundle tells none."""
+    if "left_out" in ages:
+        return f"no gestational age without a measured head: {ages['left_out']}"
+    figures = [
+        f"{100 * found['validity']:.1f} % of {found['images']} {split} heads"
+        for split, found in ages.items()
+    ]
+    return f"gestational age without a measured head is usual for {', '.join(figures)}"
+
+
+def _table(metrics: dict[str, Any]) -> Table:
     if "int8" not in metrics:
         table = Table("", "FP32", title=metrics["measured_on"])
         for task in ("planes", "brain_planes"):
             table.add_row(f"{task} macro f1", f"{metrics['fp32'][f'{task}_macro_f1']:.4f}")
         latency = metrics["latency_ms_one_thread"]["fp32"]
         table.add_row("ms a frame, one thread", f"{latency:.2f}")
-        console.print(table)
-        return
+        return table
     table = Table("", "FP32", "INT8", title=metrics["measured_on"])
     fp32, int8 = metrics["fp32"], metrics["int8"]
     for task in ("planes", "brain_planes"):
@@ -38,4 +55,4 @@ def report(metrics: dict[str, Any], console: Console) -> None:
         table.add_row(f"{task.replace('_', ' ')}, calibration error", "", f"{error:.4f}")
     for plane, withheld in withheld_shares(metrics).items():
         table.add_row(f"  {plane}, withheld", "", f"{withheld['images']} of {withheld['of']}")
-    console.print(table)
+    return table

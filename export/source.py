@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from export.graph import Tower
 from export.published import PublishedSource, publish
@@ -18,10 +20,11 @@ from training.models import PUBLISHED, ModelConfig, PublishedModel, WeightsError
 from training.release import Origin, load_published, load_release
 from training.shards import read_examples
 
-__all__ = ["Source", "load_source", "with_patients_apart"]
+__all__ = ["Source", "load_source", "load_text", "with_patients_apart"]
 
 
 _HELD_SHARE = 0.2
+_SAME_LANGUAGE = 0.999  # cosine of prompts embedded twice, once of them kept in half precision
 
 
 class Source(Protocol):
@@ -55,6 +58,10 @@ class Source(Protocol):
     def preprocess(self) -> PreprocessSpec:
         """How a frame becomes the input of the graph."""
 
+    @property
+    def text(self) -> nn.Module | None:
+        """The text tower, where it is at hand."""
+
 
 def load_source(path: Path) -> Source:
     """Read a model, whichever of the three kinds it is.
@@ -75,6 +82,36 @@ def load_source(path: Path) -> Source:
         return load_release(path)
     model, origin, held_out = found
     return publish(model, origin, held_out)
+
+
+def load_text(path: Path, source: Source) -> nn.Module:
+    """The text tower of a student's teacher, which a student of published weights comes without.
+
+    Args:
+        path: the teacher, as `load_source` reads it.
+        source: the student.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `load_source`; or the teacher has no text tower, or
+            not the one that the student learned with.
+    """
+    text = load_source(path).text
+    if text is None:
+        raise ValueError(f"--text {path} has no text tower")
+    for task, described in source.prompts.items():
+        labels, texts = described["labels"], described["texts"]
+        for label, kept in zip(labels, source.embeddings[task], strict=True):
+            with torch.inference_mode():
+                mean = text(list(texts[label])).float().mean(dim=0).cpu().numpy()
+            cosine = 0.0
+            if mean.shape == kept.shape:
+                cosine = float(mean @ kept / np.linalg.norm(mean) / np.linalg.norm(kept))
+            if not cosine > _SAME_LANGUAGE:
+                raise ValueError(
+                    f"--text {path} is not the text tower that this model learned with: its "
+                    f"prompts of {label!r} have a cosine of {cosine:.3f} with those of the model"
+                )
+    return text
 
 
 def with_patients_apart(source: Source, data: Path) -> Source:

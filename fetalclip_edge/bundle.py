@@ -106,6 +106,8 @@ class ModelBundle:
         tasks: name -> what the manifest says of a head that was added for a task of the user's own
             (see `fetalclip_edge.tasks.class_head`).
         limits: what it is not good at, in sentences.
+        age_bank: what is said of `age_bank.safetensors` (see `fetalclip_edge.tasks.age_bank`), or
+            None where there is none.
     """
 
     folder: Path
@@ -124,6 +126,9 @@ class ModelBundle:
     head: dict[str, Any] | None = None
     tasks: dict[str, Any] = field(default_factory=dict)
 
+    limits: tuple[str, ...] = ()
+    age_bank: dict[str, Any] | None = None
+
     @property
     def encoder_sha256(self) -> str:
         """Hash over all that embeddings hang on: the graphs and the preprocessing.
@@ -135,8 +140,6 @@ class ModelBundle:
         )
         told = json.dumps([graphs, self.preprocess.to_dict()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
-
-    limits: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ModelBundle:
@@ -207,16 +210,18 @@ class ModelBundle:
         return {task: tensors[task] for task in self.prompt_sets}
 
     def tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
-        """The tensors of one of the bundle's safetensors files.
+        """The tensors of one of the bundle's safetensors files; what is float16 is widened.
 
         Raises:
             BundleError: the manifest does not list the file, or it cannot be read.
             BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        tensors: dict[str, NDArray[np.float32]] = self._load(name)
-        for key, tensor in tensors.items():
-            if tensor.dtype.name != "float32" or not math.isfinite(float(tensor.sum())):
-                raise BundleError(f"{self.folder / name}: {key} must be finite float32")
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for key, tensor in self._load(name).items():
+            widened = tensor.astype("float32") if tensor.dtype.name == "float16" else tensor
+            if widened.dtype.name != "float32" or not math.isfinite(float(widened.sum())):
+                raise BundleError(f"{self.folder / name}: {key} must be finite float32 or float16")
+            tensors[key] = widened
         return tensors
 
     def reference(self) -> Reference | None:
@@ -363,6 +368,7 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> Mo
         head=_get(manifest, "head", dict) if "head" in manifest else None,
         tasks=_get(manifest, "tasks", dict) if "tasks" in manifest else {},
         limits=_texts(manifest.get("limits", []), "limits"),
+        age_bank=_get(manifest, "age_bank", dict) if "age_bank" in manifest else None,
     )
 
 

@@ -105,15 +105,15 @@ def answer(item: Result | Unreadable) -> None:
 
 
 def _measures(item: Result) -> list[str]:
-    """Circumference and age, or why the head was not measured."""
+    """Circumference, or why the head was not measured, and age."""
     head, age = item.head, item.gestational_age
-    if head is None:
-        return []
-    if head.head_circumference_px is None:
-        return [f"[dim]{escape(head.reason or '')}[/]"]
-    words = [f"circumference {head.head_circumference_px:.0f} pixels"]
-    if head.head_circumference_mm is not None:
-        words = [f"circumference {head.head_circumference_mm:.1f} mm"]
+    words = []
+    if head is not None and head.head_circumference_px is None:
+        words = [f"[dim]{escape(head.reason or '')}[/]"]
+    elif head is not None:
+        words = [f"circumference {head.head_circumference_px:.0f} pixels"]
+        if head.head_circumference_mm is not None:
+            words = [f"circumference {head.head_circumference_mm:.1f} mm"]
     if age is not None:
         weeks = [f"{days // 7}+{days % 7}" for days in (age.days, age.low_days, age.high_days)]
         words.append(f"{weeks[0]} weeks ({weeks[1]} to {weeks[2]})")

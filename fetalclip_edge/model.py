@@ -28,6 +28,7 @@ from fetalclip_edge.results import (
     StreamState,
     Timing,
 )
+from fetalclip_edge.tasks.age_bank import AgeBank
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
 from fetalclip_edge.tasks.growth import DEFAULT_CHART, age_from_circumference, chart_named
@@ -81,6 +82,7 @@ class Model:
             self._head = HeadTask(HeadSpec.from_dict(bundle.head), bundle.preprocess.size)
         self._tasks = frame_tasks(bundle)
         self.heart = heart_of(bundle)
+        self._ages = AgeBank.of_bundle(bundle)
         self._check_outputs()
         self.turns = Turns(at_once)
         self._buffers = threading.local()
@@ -154,11 +156,21 @@ class Model:
             embeddings[start : start + len(batch)] = outputs["embedding"]
         return embeddings
 
-    def _age(self, head: HeadBiometry | None) -> GestationalAge | None:
-        if head is None or head.head_circumference_mm is None:
+    def _age(
+        self,
+        head: HeadBiometry | None,
+        embedding: NDArray[np.float32],
+        seen: Region,
+        pixel_size_mm: float | None,
+    ) -> GestationalAge | None:
+        """By circumference, which is the better, or from the embedding where there is none."""
+        if head is not None and head.head_circumference_mm is not None:
+            error = head.head_circumference_error_mm or 0.0
+            return age_from_circumference(head.head_circumference_mm, error, self.chart)
+        if self._ages is None or pixel_size_mm is None:
             return None
-        error = head.head_circumference_error_mm or 0.0
-        return age_from_circumference(head.head_circumference_mm, error, self.chart)
+        scale = max(seen.width, seen.height) / self.bundle.preprocess.size
+        return self._ages(embedding, pixel_size_mm * scale)
 
     def _check_outputs(self) -> None:
         outputs = self.backend.signature.outputs
@@ -212,11 +224,12 @@ class Model:
         state = StreamState.LIVE
         if reason is not None:
             state = StreamState.NO_SIGNAL if flat else StreamState.OUT_OF_DOMAIN
-        head = None
-        if self._head is not None and plane.label == "brain":
+        head, age = None, None
+        if plane.label == "brain":
             seen = region or Region(0, 0, image.shape[1], image.shape[0])
-            head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
-        age = self._age(head)
+            if self._head is not None:
+                head = self._head(outputs[HEAD_OUTPUT][0, 0], seen, pixel_size_mm)
+            age = self._age(head, embedding, seen, pixel_size_mm)
         quality = None if flat else assess(inputs, self.bundle.preprocess)
         probes = {}
         if self._tasks:

@@ -16,13 +16,25 @@ import yaml
 from training.models import ModelConfig
 from training.models.untrained import architecture_of
 
-__all__ = ["Distillation", "ExperimentConfig", "PublishedConfig", "Stage", "load_config"]
+__all__ = [
+    "Distillation",
+    "ExperimentConfig",
+    "PublishedConfig",
+    "Reading",
+    "Stage",
+    "load_config",
+]
 
 T = TypeVar("T")
 
 _PRECISIONS = ("no", "bf16", "fp16")
 
-_PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+_PLAIN: dict[object, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,23 @@ class Distillation:
     def off_diagonal_at(self, done: float) -> float:
         """Weight of wrong pairs when a share `done` (0 to 1) of the training is over."""
         return self.off_diagonal_start + done * (self.off_diagonal_end - self.off_diagonal_start)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        streaming: read the shards anew in every epoch, every image once, in place of all images
+            once into memory. For data that memory does not hold.
+        shuffle: then, how many images of a lane wait, as files, to be mixed.
+    """
+
+    streaming: bool = False
+    shuffle: int = 1000
+
+    def __post_init__(self) -> None:
+        _require(self.shuffle >= 1, "data.shuffle must be at least 1", self.shuffle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +158,7 @@ class ExperimentConfig:
         sub_plane_draws: how many times as often images labelled with a brain sub-plane are drawn
             as they would be.
         distillation: for `training.distill`.
+        data: how images are read.
     """
 
     seed: int
@@ -154,6 +184,7 @@ class ExperimentConfig:
     sub_plane_balance: float = 0.0
     sub_plane_draws: float = 1.0
     distillation: Distillation | None = None
+    data: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         _require(self.views >= 1, "views must be at least 1", self.views)
@@ -237,6 +268,11 @@ class ExperimentConfig:
             "sub_plane_draws must be above 0 and finite",
             self.sub_plane_draws,
         )
+        _require(
+            not self.data.streaming or self.sub_plane_draws == 1,
+            "data.streaming reads every image once an epoch, so sub_plane_draws must be 1",
+            self.sub_plane_draws,
+        )
         largest = max(stage.image_size for stage in self.stages)
         _require(self.canvas >= largest, f"canvas must be at least {largest}", self.canvas)
 
@@ -284,6 +320,8 @@ def load_config(path: Path) -> ExperimentConfig:
         values["distillation"] = _build(
             Distillation, values["distillation"], f"{path}: distillation"
         )
+    if "data" in values:
+        values["data"] = _build(Reading, values["data"], f"{path}: data")
     return _build(ExperimentConfig, values, str(path))
 
 
@@ -304,7 +342,7 @@ def _check_types(kind: type[Any], values: Mapping[str, object], where: str) -> N
     hints = get_type_hints(kind)
     for name, value in values.items():
         wanted = _PLAIN.get(hints[name])
-        if wanted is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+        if wanted is not None and not _is_one_of(value, wanted):
             # YAML takes 6e-4 for text, the commonest slip in such a file.
             hint = " (YAML wants a point and a sign: 6.0e-4)" if _is_number(value) else ""
             if value is False and wanted == (str,):
@@ -312,6 +350,11 @@ def _check_types(kind: type[Any], values: Mapping[str, object], where: str) -> N
             raise ValueError(
                 f"{where}: {name} must be of type {hints[name].__name__}, not {value!r}{hint}"
             )
+
+
+def _is_one_of(value: object, wanted: tuple[type, ...]) -> bool:
+    # True is a whole number to Python, and to nobody else.
+    return isinstance(value, wanted) and isinstance(value, bool) == (wanted == (bool,))
 
 
 def _is_number(value: object) -> bool:

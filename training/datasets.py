@@ -61,7 +61,14 @@ class Example:
         """
         with self.archive.open("rb") as file:
             file.seek(self.offset)
-            content = file.read(self.length)
+            return self.decode(file.read(self.length))
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image in grey, of the bytes of its file.
+
+        Raises:
+            ValueError: as for `open`.
+        """
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("L")

@@ -105,6 +105,10 @@ class Lanes:
             for i, view in zip(drawn[part].tolist(), views[part].tolist(), strict=True)
         ]
 
+    def counted(self, step: int, lane: int) -> list[bool]:
+        """Which images of a lane's part of a batch are learned from: all of them."""
+        return [True] * self.lane_size
+
     def of_process(self, rank: int, processes: int) -> range:
         """The lanes of a process.
 

@@ -58,6 +58,10 @@ class Images:
         pixels = load_images(own, canvas, "reading images", quiet=quiet)
         return cls(examples, {index: row for row, index in enumerate(indices)}, pixels)
 
+    def of_step(self, step: int) -> Images:
+        """The images of a step: all of them are held anyway."""
+        return self
+
     def views(self, draws: Sequence[Draw], size: int, seed: int) -> tuple[Tensor, Tensor]:
         """Views `(N, 1, size, size)` in grey levels 0 to 255, and the zoom of each."""
         pixels = self.pixels[[self.rows[draw.index] for draw in draws]]
@@ -93,19 +97,23 @@ class Batch:
     """A process's part of a batch.
 
     Attributes:
+        images: where the views were drawn from.
         draws: which images, in which views.
         views: what the part of the tower that learns is shown `(N, C, H, W)`: grey levels, or the
             maps that frozen stages made of them.
         texts: a caption for each.
         facts: what is known of each view.
         claims: what its caption says.
+        counted: whether each is learned from; others fill up the batch.
     """
 
+    images: Images
     draws: list[Draw]
     views: Tensor
     texts: list[str]
     facts: list[Facts]
     claims: list[Facts]
+    counted: list[bool]
 
     def split(self, size: int) -> list[tuple[Tensor, list[str]]]:
         """Views and captions in pieces of `size`."""
@@ -142,7 +150,8 @@ def make_batch(
             text, claimed = describe(known, words)
             texts.append(text)
             claims.append(claimed)
-    return Batch(draws, views, texts, facts, claims)
+    counted = [each for lane in lanes for each in plan.counted(step, lane)]
+    return Batch(images, draws, views, texts, facts, claims, counted)
 
 
 def _facts_of_view(example: Example, size: int, zoom: float) -> Facts:

@@ -35,14 +35,16 @@ class Known:
     """What is known of the batch of all processes beforehand.
 
     Attributes:
-        relations: int `(B, B)` from `training.facts.relations`.
+        relations: int `(B, B)` from `training.facts.relations`, of those that are learned from.
         teacher: the teacher's embeddings of the views `(B, D)`, where there is one.
         classes: int `(B, C)`, likewise, of the sentences of the classes, where there are some.
+        counted: int `(B,)`, which of the batch are learned from; None where all are.
     """
 
     relations: Tensor
     teacher: Tensor | None
     classes: Tensor | None
+    counted: Tensor | None = None
 
 
 class Objective(Protocol):

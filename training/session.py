@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from training.config import ExperimentConfig, load_config
 from training.datasets import Example, holdout_by_group
+from training.folds import fold_by_group
 from training.frozen import KeptMaps, frozen_sha256
 from training.learner import Drawn, Look
 from training.models import ImageTextModel, ImageTower, PublishedModel
@@ -253,6 +254,7 @@ def prepare(
     distilling: bool,
     seed: int | None = None,
     holdout: float | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Session:
     """Check all that a run needs, before any image is read.
 
@@ -266,6 +268,8 @@ def prepare(
         distilling: whether `training.distill` asks.
         seed: in place of the configuration's.
         holdout: likewise.
+        fold: in place of the configuration's holdout, which of how many folds of the patients is
+            held out, counted from 0.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -282,7 +286,10 @@ def prepare(
     if not distilling and config.distillation is not None:
         raise ValueError(f"{config_path} has a section `distillation`: use training.distill")
     prompts = {**PROMPTS, **parse_prompt_files(prompt_files)}
-    learn, held = train_and_validation(data, config)
+    if fold is None:
+        learn, held = train_and_validation(data, config)
+    else:
+        learn, held = fold_by_group(read_examples(data, "train"), *fold, config.holdout_seed)
     accelerator = start_accelerator(config, out)
     sha256 = str(read_manifest(data)["sha256"])
     return Session(config, learn, held, prompts, data, sha256, out, cache, accelerator, console)

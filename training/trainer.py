@@ -35,6 +35,7 @@ from training.losses import recognition_loss
 from training.models import ImageTextModel
 from training.objectives import Known, Objective, Pairs
 from training.recognition import ClassSentences
+from training.streaming import ShardStream, StreamedLanes
 
 from open_clip.loss import gather_features  # isort: skip
 
@@ -81,26 +82,14 @@ class Trainer:
         self.look, self.sentences = look, sentences
         offsets = [] if sentences is None else sentences.offsets
         self._offsets = torch.tensor(offsets, device=accelerator.device)
-        self.plan = Lanes(
-            examples,
-            lanes=config.lanes,
-            batch_size=config.batch_size,
-            views=config.views,
-            seed=config.seed,
-            sub_plane_draws=config.sub_plane_draws,
-        )
+        self.plan = _plan(config, examples)
         self.lanes = self.plan.of_process(accelerator.process_index, accelerator.num_processes)
         if len(self.lanes) % config.accumulate:
             raise ValueError(
                 f"accumulate ({config.accumulate}) must divide the {len(self.lanes)} lanes of a "
                 "process"
             )
-        self.images = Images.load(
-            examples,
-            [index for lane in self.lanes for index in self.plan.members[lane]],
-            config.canvas,
-            quiet=not accelerator.is_main_process,
-        )
+        self.images = self._images(examples)
         model.to(accelerator.device)
         _slow_statistics(model, len(self.lanes))
         learner = Learner(model, self.plan.lane_size)
@@ -111,6 +100,14 @@ class Trainer:
         self.step, self.steps = 0, config.epochs * self.plan.steps_per_epoch
         self._losses: dict[str, float] = {}  # sums of this epoch
         self._experiment = experiment
+
+    def _images(self, examples: Sequence[Example]) -> Images | ShardStream:
+        """Those of the process's lanes: in memory, or read as they are needed."""
+        if isinstance(self.plan, StreamedLanes):
+            return ShardStream(examples, self.plan, self.lanes, self.config.canvas)
+        indices = [index for lane in self.lanes for index in self.plan.members[lane]]
+        quiet = not self.accelerator.is_main_process
+        return Images.load(examples, indices, self.config.canvas, quiet=quiet)
 
     @property
     def epoch(self) -> int:
@@ -144,7 +141,8 @@ class Trainer:
 
     def _make_batch(self, step: int) -> Batch:
         size = self.config.image_size_at(step // self.plan.steps_per_epoch)
-        return make_batch(self.images, self.plan, self.lanes, step, size, self.look)
+        images = self.images.of_step(step)
+        return make_batch(images, self.plan, self.lanes, step, size, self.look)
 
     def _one_step(self, batch: Batch) -> dict[str, float]:
         for group in self.optimizer.param_groups:
@@ -210,7 +208,7 @@ class Trainer:
                 # Every part's loss has the whole of their gradient: one of them is enough.
                 if not last:
                     scale, of_classes = scale.detach(), of_classes.detach()
-                pairs = self._pairs(own[0], own[1], scale)
+                pairs = self._pairs(own[0], own[1], scale, everyone.counted)
                 losses = self.objective(pairs, everyone, done)
                 if self.sentences is not None and everyone.classes is not None:
                     losses["recognition"] = self.config.recognition * recognition_loss(
@@ -236,7 +234,9 @@ class Trainer:
     def _without_sync(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         return self.accelerator.no_sync(self.learner) if wanted else contextlib.nullcontext()
 
-    def _pairs(self, images: Tensor, captions: Tensor, scale: Tensor) -> Pairs:
+    def _pairs(
+        self, images: Tensor, captions: Tensor, scale: Tensor, counted: Tensor | None
+    ) -> Pairs:
         if self.accelerator.num_processes > 1:
             with warnings.catch_warnings():
                 # open_clip 3 calls what torch 2.13 has begun to deprecate.
@@ -248,21 +248,29 @@ class Trainer:
                     rank=self.accelerator.process_index,
                     world_size=self.accelerator.num_processes,
                 )
+        if counted is not None:
+            images, captions = images[counted], captions[counted]
         return Pairs(images, captions, scale)
 
     def _gather(self, batch: Batch) -> Known:
         """What is known of the images and captions of all processes."""
-        teacher = self.objective.teach(batch, self.images)
-        facts, claims = batch.facts, batch.claims
+        teacher = self.objective.teach(batch, batch.images)
+        facts, claims, learned = batch.facts, batch.claims, batch.counted
         if self.accelerator.num_processes > 1:
-            facts, claims = gather_object(facts), gather_object(claims)
+            facts, claims, learned = map(gather_object, (facts, claims, learned))
         device = self.accelerator.device
         if teacher is not None:
             teacher = self.accelerator.gather(teacher.to(device))
-        classes = None
+        classes = counted = None
+        if not all(learned):
+            rows = [row for row, each in enumerate(learned) if each]
+            counted = torch.tensor(rows, device=device)
+            facts, claims = [facts[row] for row in rows], [claims[row] for row in rows]
+            teacher = None if teacher is None else teacher[counted]
         if self.sentences is not None:
             classes = torch.from_numpy(relations(facts, self.sentences.claims)).to(device)
-        return Known(torch.from_numpy(relations(facts, claims)).to(device), teacher, classes)
+        related = torch.from_numpy(relations(facts, claims)).to(device)
+        return Known(related, teacher, classes, counted)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, from the first process; an interruption leaves the old one whole."""
@@ -309,6 +317,26 @@ class Trainer:
     def _learned(self) -> dict[str, Tensor]:
         frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
         return {k: v for k, v in self.model.state_dict().items() if k not in frozen}
+
+
+def _plan(config: ExperimentConfig, examples: Sequence[Example]) -> Lanes:
+    if config.data.streaming:
+        return StreamedLanes(
+            examples,
+            lanes=config.lanes,
+            batch_size=config.batch_size,
+            views=config.views,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+        )
+    return Lanes(
+        examples,
+        lanes=config.lanes,
+        batch_size=config.batch_size,
+        views=config.views,
+        seed=config.seed,
+        sub_plane_draws=config.sub_plane_draws,
+    )
 
 
 def _slow_statistics(model: nn.Module, lanes: int) -> None:

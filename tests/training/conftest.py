@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import torch
 import yaml
 from PIL import Image
 
-from training.learner import Batch
 from training.shards import write_shards
 from training.sources import read_source
-from training.trainer import Trainer
+
+from .cutting import cutting_off_at
 
 TINY = {"image_size": 64, "embed_dim": 16, "text_width": 32, "text_heads": 2, "text_layers": 1}
 EXPERIMENT = {
@@ -110,24 +110,9 @@ def tiny_experiment() -> dict[str, Any]:
 
 
 @pytest.fixture
-def cut_off_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """Within it a run ends, as by Ctrl-C, once a step is done."""
-
-    @contextmanager
-    def cutting(step: int) -> Iterator[None]:
-        real = Trainer._one_step
-
-        def one_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
-            losses = real(trainer, batch)
-            if trainer.step == step:
-                raise KeyboardInterrupt
-            return losses
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Trainer, "_one_step", one_step)
-            yield
-
-    return cutting
+def cut_off_at() -> Callable[[int], AbstractContextManager[None]]:
+    """As `cutting_off_at`."""
+    return cutting_off_at
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from training.lanes import Draw, Lanes
 from training.learner import Images
 from training.losses import contrastive_loss
 from training.models import DualEncoder, ModelConfig
-from training.models.architectures import MOBILE_FETALCLIP
+from training.models.untrained import as_published, untrained_model
 from training.objectives import Distilling, Known, Pairs
 from training.prompts import BRAIN_PLANE_PROMPTS
 from training.release import Origin, load_release, save_release
@@ -38,7 +39,7 @@ from training.shards import read_examples, read_manifest
 from training.teacher import FrozenText, Teacher, TeacherCache, load_teacher
 from training.view_set import ViewSet
 
-from open_clip import CustomTextCLIP  # isort: skip
+from ..export import small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,20 +58,52 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory, drawn: Path, experimen
     return out
 
 
+def distilling(values: dict[str, Any]) -> dict[str, Any]:
+    distillation = {"logits": 1.0, "features": 2.0, "off_diagonal_start": 2.0}
+    return {**values, "distillation": {**distillation, "off_diagonal_end": -0.8}}
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
     path = tmp_path / "distill.yaml"
-    distillation = {"logits": 1.0, "features": 2.0, "off_diagonal_start": 2.0}
-    values = {**tiny_experiment, "distillation": {**distillation, "off_diagonal_end": -0.8}}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(distilling(tiny_experiment)))
     return path
 
 
+class Distilled(NamedTuple):
+    """A student's run, how it was configured, and what its teacher's text tower was asked."""
+
+    run: Path
+    config: Path
+    cache: Path
+    sentences: set[str]
+
+
+@pytest.fixture(scope="module")
+def distilled(
+    tmp_path_factory: pytest.TempPathFactory, teacher_run: Path, experiment: Path, drawn: Path
+) -> Iterator[Distilled]:
+    folder = tmp_path_factory.mktemp("distilled")
+    config, sentences, real = folder / "distill.yaml", set(), FrozenText.forward
+    config.write_text(yaml.safe_dump(distilling(yaml.safe_load(experiment.read_text()))))
+
+    def forward(tower: FrozenText, texts: Sequence[str]) -> Tensor:
+        sentences.update(texts)
+        return real(tower, texts)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenText, "forward", forward)
+        main(config, [teacher_run], folder / "run", drawn, folder / "cache")
+    yield Distilled(folder / "run", config, folder / "cache", sentences)
+    torch.set_num_threads(threads)
+
+
 def test_the_student_speaks_the_teachers_language(
-    config: Path, teacher_run: Path, drawn: Path, tmp_path: Path
+    distilled: Distilled, teacher_run: Path, drawn: Path
 ) -> None:
-    main(config, [teacher_run], tmp_path / "run", drawn, tmp_path / "cache")
-    teacher, student = load_release(teacher_run), load_release(tmp_path / "run")
+    teacher, student = load_release(teacher_run), load_release(distilled.run)
     assert student.config.embed_dim == 24
     learned_from = read_manifest(drawn)["sha256"]
     assert student.origin == Origin(
@@ -83,10 +116,19 @@ def test_the_student_speaks_the_teachers_language(
     assert student.text is not None
     for name, value in teacher.text.state_dict().items():
         assert torch.equal(value, student.text.state_dict()[name]), name
-    with (tmp_path / "run" / "log.csv").open(newline="", encoding="utf-8") as file:
+    with (distilled.run / "log.csv").open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     assert {"contrastive", "logits", "features"} <= set(log[0])
     assert float(log[1]["features"]) < float(log[0]["features"])
+
+
+def test_a_student_is_told_ages_and_pixel_sizes_too(distilled: Distilled) -> None:
+    # HC18's heads of 150 to 220 mm, which are 127 to 169 days old by WHO's median
+    told = [re.search(r"(\d+) weeks", text) for text in distilled.sentences]
+    weeks = {int(found[1]) for found in told if found}
+    assert len(weeks) > 2
+    assert weeks <= set(range(18, 25))
+    assert sum(bool(re.search(r"\d\.\d\d mm", text)) for text in distilled.sentences) > 5
 
 
 def test_a_student_goes_on_from_a_run(
@@ -163,18 +205,17 @@ def test_a_smaller_holdout_is_part_of_the_larger(config: Path, drawn: Path, tmp_
 
 
 def test_a_student_cut_off_goes_on_to_the_same_weights(
-    config: Path,
+    distilled: Distilled,
     teacher_run: Path,
     drawn: Path,
     tmp_path: Path,
     cut_off_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    main(config, [teacher_run], tmp_path / "whole", drawn, tmp_path / "cache")
     with cut_off_at(7):
-        main(config, [teacher_run], tmp_path / "cut", drawn, tmp_path / "cache")
-    main(config, [teacher_run], tmp_path / "cut", drawn, tmp_path / "cache")
+        main(distilled.config, [teacher_run], tmp_path / "cut", drawn, distilled.cache)
+    main(distilled.config, [teacher_run], tmp_path / "cut", drawn, distilled.cache)
     for name in ("image_tower.safetensors", "prompts.safetensors", "model.json", "log.csv"):
-        whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
+        whole, cut = distilled.run / name, tmp_path / "cut" / name
         assert whole.read_bytes() == cut.read_bytes(), name
 
 
@@ -392,13 +433,13 @@ def test_a_teacher_from_other_data_is_not_refused(
 
 
 def test_another_teacher_does_not_take_over_a_run(
-    config: Path,
+    distilled: Distilled,
     teacher_run: Path,
     drawn: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    main(config, [teacher_run], tmp_path / "run", drawn, tmp_path / "cache")
+    shutil.copytree(distilled.run, tmp_path / "run")
     (tmp_path / "run" / "model.json").unlink()  # as if it had been killed just before
     other = tmp_path / "other"
     shutil.copytree(teacher_run, other)
@@ -406,25 +447,28 @@ def test_another_teacher_does_not_take_over_a_run(
     first = next(iter(weights))
     save_file({**weights, first: weights[first] + 0.5}, other / "text_tower.safetensors")
     with pytest.raises(typer.Exit) as exit_:
-        main(config, [other], tmp_path / "run", drawn, tmp_path / "cache")
+        main(distilled.config, [other], tmp_path / "run", drawn, tmp_path / "cache")
     assert exit_.value.exit_code == 2
     assert "prompts or teacher" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_student_of_published_weights_is_bound_by_their_licence(
-    config: Path, drawn: Path, tmp_path: Path, tiny_experiment: dict[str, Any]
+    config: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small.shrink(monkeypatch)
     torch.manual_seed(0)
     weights = tmp_path / "mobile_fetal_clip_weights.pt"
-    torch.save(CustomTextCLIP(**MOBILE_FETALCLIP.config).half().state_dict(), weights)
-    values = {**yaml.safe_load(config.read_text()), "canvas": 256, "views": 1}
+    tensors = as_published(untrained_model("mobile-fetalclip"))
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    torch.save(halves, weights)
+    values = {**yaml.safe_load(config.read_text()), "views": 1}
     config.write_text(yaml.safe_dump({**values, "stages": [{"epochs": 1, "image_size": 64}]}))
     main(config, [weights], tmp_path / "run", drawn, tmp_path / "cache", "mobile-fetalclip")
     student = load_release(tmp_path / "run")
-    assert student.config.embed_dim == 512
+    assert student.config.embed_dim == 16
     assert student.origin.license == "CC-BY-NC-4.0"
     assert student.origin.teacher == "mobile-fetalclip"
     assert "arXiv 2603.05421" in str(student.origin.teacher_credit)
     assert student.text is None
     assert not (tmp_path / "run" / "text_tower.safetensors").exists()
-    assert student.embeddings["planes"].shape == (6, 512)
+    assert student.embeddings["planes"].shape == (6, 16)

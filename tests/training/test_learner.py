@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.optimize import brentq
 
+from fetalclip_edge.tasks.gestational_age import head_circumference_quantile
 from training.datasets import Example
 from training.facts import Facts
 from training.lanes import Lanes
@@ -67,3 +70,32 @@ def test_facts_without_a_pixel_size_stay_as_they_are(tmp_path: Path) -> None:
     plan = Lanes([example], lanes=1, batch_size=1, views=1, seed=0)
     batch = make_batch(Images.load([example], [0], 32), plan, [0], 0, 32, Drawn(0))
     assert batch.facts == [example.facts]
+
+
+def test_captions_of_measured_heads_tell_their_age_and_the_size_of_a_pixel(drawn: Path) -> None:
+    # Given heads whose circumference is known, and nothing else of their age
+    examples = [e for e in read_examples(drawn, "train") if e.head_circumference_mm is not None]
+    plan = Lanes(examples, lanes=1, batch_size=len(examples), views=8, seed=0)
+    images = Images.load(examples, range(len(examples)), 64)
+    told_ages = told_pixels = 0
+    for step in range(40):
+        batch = make_batch(images, plan, [0], step, 32, Drawn(0))
+        for draw, text, facts in zip(batch.draws, batch.texts, batch.facts, strict=True):
+            mm = examples[draw.index].head_circumference_mm
+            # Then an age that is told is the day whose WHO median the circumference is
+            day = brentq(lambda d: head_circumference_quantile(d, 0.5) - mm, 98, 290)  # noqa: B023
+            if age := re.search(r"(\d+) weeks(?: and (\d) day)?", text):
+                told_ages += 1
+                if age[2] is None:
+                    assert int(age[1]) == round(day) // 7
+                else:
+                    assert 7 * int(age[1]) + int(age[2]) == pytest.approx(day, abs=0.51)
+            # And a pixel is that of the view: stored pixels of 0.2 mm, 70 to a side of 32
+            if pixel := re.search(r"(\d\.\d\d) mm", text):
+                told_pixels += 1
+                assert facts.pixel_size_mm is not None
+                assert float(pixel[1]) == pytest.approx(facts.pixel_size_mm, abs=0.0051)
+                assert 0.76 < facts.pixel_size_mm / (0.2 * 70 / 32) < 1.26  # zoomed
+    count = 40 * len(examples)
+    assert 0.6 * count < told_ages < 0.8 * count
+    assert 0.4 * count < told_pixels < 0.6 * count

@@ -26,6 +26,8 @@ from training.shards import read_manifest
 from training.starting import begin_tower, first_model, origin_of, origin_of_student
 from training.teacher import load_teacher
 
+from ..export import small
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -35,26 +37,26 @@ def configured(folder: Path, values: dict[str, Any]) -> ExperimentConfig:
     return load_config(path)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in MobileFetalCLIP's layout, with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("published") / "mobile_fetal_clip_weights.pt"
-    torch.save(as_published(untrained_model("mobile-fetalclip")), path)
-    return path
-
-
 @pytest.fixture
-def mobile(tiny_experiment: dict[str, Any]) -> dict[str, Any]:
-    """A few steps of pretraining MobileFetalCLIP."""
+def mobile(tiny_experiment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A few steps of pretraining MobileFetalCLIP, small."""
+    small.shrink(monkeypatch)
     return {
         **tiny_experiment,
         "batch_size": 18,
         "checkpoint_steps": 100,
-        "canvas": 256,
-        "stages": [{"epochs": 1, "image_size": 256}],
+        "stages": [{"epochs": 1, "image_size": 64}],
         "model": {"published": "mobile-fetalclip"},
     }
+
+
+@pytest.fixture
+def published(mobile: dict[str, Any], tmp_path: Path) -> Path:
+    """A file in its layout, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path / "mobile_fetal_clip_weights.pt"
+    torch.save(as_published(untrained_model("mobile-fetalclip")), path)
+    return path
 
 
 def test_a_run_can_go_on_from_another(tmp_path: Path, tiny_experiment: dict[str, Any]) -> None:
@@ -219,7 +221,7 @@ def test_published_architectures_are_pretrained_into_their_authors_layout(
     origin = origin_of(again, after, "abc")
     assert origin == replace(found[1], data_sha256="abc")
     teacher = load_teacher(tmp_path / "run")
-    assert (teacher.name, teacher.embed_dim, teacher.size) == ("mobile-fetalclip", 512, 256)
+    assert (teacher.name, teacher.embed_dim, teacher.size) == ("mobile-fetalclip", 16, 64)
     assert teacher.held_out == found[2]
     assert len(found[2]) > 0
     assert "next: python -m training.distill" in " ".join(capsys.readouterr().err.split())
@@ -243,7 +245,7 @@ def test_random_weights_of_a_published_architecture_are_ones_own(
     [
         ({"model": {"published": "clip"}}, "published must be fetalclip or mobile-fetalclip"),
         ({"start": "imagenet"}, "start must be"),
-        ({"start": "random", "stages": [{"epochs": 1, "image_size": 224}]}, "image_size must be"),
+        ({"start": "random", "stages": [{"epochs": 1, "image_size": 32}]}, "image_size must be"),
         (
             {"start": "random", "distillation": {"logits": 1.0, "features": 1.0}},
             "a student must be of our own shapes",
@@ -251,9 +253,9 @@ def test_random_weights_of_a_published_architecture_are_ones_own(
         (
             {
                 "start": "random",
-                "stages": [{"epochs": 1, "image_size": 128}, {"epochs": 1, "image_size": 256}],
+                "stages": [{"epochs": 1, "image_size": 32}, {"epochs": 1, "image_size": 64}],
             },
-            "wants stages of 256 pixels alone",
+            "wants stages of 64 pixels alone",
         ),
         ({"model": {"published": "fetalclip", "depth": 3}}, "unknown keys depth"),
     ],

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,6 +32,9 @@ from training.session import start_accelerator, train_and_validation
 from training.shards import read_examples
 from training.trainer import Trainer
 from training.validation import Validation
+
+from .commands import give
+from .cutting import cutting_off_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,13 +121,72 @@ def log_of(run: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file)]
 
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+# The documented launcher; --multi_gpu starts torchrun's processes, with or without GPUs.
+LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+PLAIN = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+ANY_PORT = ("--main_process_port", "0")
 
 
-def launch(repository: Path, start: tuple[str, ...], *arguments: object) -> str:
-    command = [sys.executable, *start, "-m", *map(str, arguments)]
+class Runs(NamedTuple):
+    """Runs of one process and of two on the same experiments, and what the two reported."""
+
+    folder: Path
+    reported: str
+
+
+def experiments(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Three epochs at a rate at which rounding does not grow, learned in several ways."""
+    stages = [{"epochs": 2, "image_size": 32}, {"epochs": 1, "image_size": 64}]
+    slow = {**values, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
+    distillation = {"logits": 1.0, "features": 1.0, "off_diagonal_end": -0.8}
+    # Six pictures a lane: with fewer, batch normalisation makes rounding grow.
+    distilled = {**slow, "batch_size": 24, "lanes": 4, "distillation": distillation}
+    distilled |= {"frozen_stages": 1, "recognition": 1.0}
+    distilled["stages"] = [{"epochs": 3, "image_size": 64}]
+    streamed = {**slow, "data": {"streaming": True, "shuffle": 8}}
+    halves = {**distilled, "accumulate": 2}
+    return {"plain": slow, "streamed": streamed, "distilled": distilled, "halves": halves}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, drawn: Path, experiment: Path, repository: Path
+) -> Runs:
+    """One process pretrains, streams and distils, two do the same, and go on where one stopped."""
+    root = tmp_path_factory.mktemp("runs")
+    paths = {}
+    for name, values in experiments(yaml.safe_load(experiment.read_text())).items():
+        paths[name] = root / f"{name}.yaml"
+        paths[name].write_text(yaml.safe_dump(values))
+    torch.manual_seed(1)
+    config = load_config(paths["distilled"])
+    _, held = train_and_validation(drawn, config)
+    (root / "teacher").mkdir()
+    model = DualEncoder(config.model).eval()  # type: ignore[arg-type]
+    save_release(root / "teacher", model, {}, {e.group for e in held}, Origin("pretrain"))
+
+    def command(out: str, of: str) -> list[str]:
+        teach = of in ("distilled", "halves")
+        given = ["--out", str(root / out), "--data", str(drawn), "--cache", str(root / "cache")]
+        given += ["--teacher", str(root / "teacher")] if teach else []
+        return [f"training.{'distill' if teach else 'pretrain'}", str(paths[of]), *given]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with cutting_off_at(4):  # in the middle of the second epoch
+        main(paths["plain"], root / "begun", drawn, root / "cache")
+    begun = torch.load(root / "begun" / "checkpoint.pt", weights_only=True)
+    assert begun["step"] == 3
+    for name in ("plain", "streamed", "distilled"):
+        give(command(f"{name} by one", name))
+    torch.set_num_threads(threads)
+    by_two = [command(f"{n} by two", n) for n in ("plain", "streamed", "halves")]
+    (root / "commands.json").write_text(json.dumps([*by_two, command("begun", "plain")]))
     done = subprocess.run(
-        command,
+        [
+            *(sys.executable, "-m", *LAUNCH, *PLAIN, *ANY_PORT),
+            *("-m", "tests.training.commands", str(root / "commands.json")),
+        ],
         cwd=repository,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -132,67 +194,34 @@ def launch(repository: Path, start: tuple[str, ...], *arguments: object) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return Runs(root, done.stderr)
 
 
-@pytest.fixture
-def slow_learning(tmp_path: Path, tiny_experiment: dict[str, Any]) -> dict[str, Any]:
-    """Three epochs at a rate at which rounding does not grow."""
-    stages = [{"epochs": 2, "image_size": 32}, {"epochs": 1, "image_size": 64}]
-    return {**tiny_experiment, "batch_size": 12, "stages": stages, "learning_rate": 1.0e-4}
-
-
-def test_two_processes_learn_as_one_and_go_on_where_one_stopped(
-    drawn: Path,
-    tmp_path: Path,
-    repository: Path,
-    slow_learning: dict[str, Any],
-    cut_off_at: Callable[[int], AbstractContextManager[None]],
-) -> None:
-    path = tmp_path / "experiment.yaml"
-    path.write_text(yaml.safe_dump(slow_learning))
-    with cut_off_at(4):  # one process, in the middle of the second epoch
-        main(path, tmp_path / "begun", drawn)
-    begun = torch.load(tmp_path / "begun" / "checkpoint.pt", weights_only=True)
-    assert begun["step"] == 3
-    for name, start in (("one", ()), ("two", LAUNCH), ("begun", LAUNCH)):
-        given = ("--out", tmp_path / name, "--data", drawn)
-        told = launch(repository, start, "training.pretrain", path, *given)
-        assert told.count("epoch 3: loss") == 1  # one process reports
-    one, two, resumed = (log_of(tmp_path / name, "loss") for name in ("one", "two", "begun"))
+@pytest.mark.parametrize("name", ["plain", "streamed"])
+def test_two_processes_learn_as_one(runs: Runs, name: str) -> None:
+    one, two = (log_of(runs.folder / f"{name} by {n}", "loss") for n in ("one", "two"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=2e-3)
-    assert resumed == pytest.approx(one, rel=2e-3)
     assert max(one) - min(one) > 0.01  # and there was something to learn
     # What batch normalisation remembers is of the lanes of both.
-    states = [load_file(tmp_path / name / "image_tower.safetensors") for name in ("one", "two")]
-    means = [state["backbone.bn1.running_mean"].float() for state in states]
+    towers = [runs.folder / f"{name} by {n}" / "image_tower.safetensors" for n in ("one", "two")]
+    means = [load_file(tower)["backbone.bn1.running_mean"].float() for tower in towers]
     assert float((means[0] - means[1]).norm() / means[0].norm()) < 0.05
 
 
-def test_two_processes_distil_as_one(
-    drawn: Path, tmp_path: Path, repository: Path, slow_learning: dict[str, Any]
-) -> None:
-    distillation = {"logits": 1.0, "features": 1.0, "off_diagonal_end": -0.8}
-    torch.manual_seed(1)
-    config = configured(tmp_path, slow_learning)
-    _, held = train_and_validation(drawn, config)
-    teacher = tmp_path / "teacher"
-    teacher.mkdir()
-    model = DualEncoder(config.model).eval()
-    save_release(teacher, model, {}, {e.group for e in held}, Origin("pretrain"))
-    # Six pictures a lane: with fewer, batch normalisation makes rounding grow.
-    values = {**slow_learning, "batch_size": 24, "lanes": 4, "distillation": distillation}
-    values |= {"frozen_stages": 1, "recognition": 1.0}
-    values["stages"] = [{"epochs": 5, "image_size": 64}]
-    path, halves = tmp_path / "experiment.yaml", tmp_path / "halves.yaml"
-    path.write_text(yaml.safe_dump(values))
-    halves.write_text(yaml.safe_dump({**values, "accumulate": 2}))
-    given = ("--teacher", teacher, "--data", drawn, "--cache", tmp_path / "cache")
-    launch(repository, (), "training.distill", path, "--out", tmp_path / "one", *given)
-    launch(repository, LAUNCH, "training.distill", halves, "--out", tmp_path / "two", *given)
+def test_two_processes_go_on_where_one_stopped(runs: Runs) -> None:
+    one, resumed = (log_of(runs.folder / n, "loss") for n in ("plain by one", "begun"))
+    assert resumed == pytest.approx(one, rel=2e-3)
+
+
+def test_one_of_the_processes_reports(runs: Runs) -> None:
+    assert runs.reported.count("epoch 3: loss") == 4  # of as many runs
+
+
+def test_two_processes_distil_as_one(runs: Runs) -> None:
     for column in ("loss", "logits", "features", "recognition"):
-        one, two = (log_of(tmp_path / name, column) for name in ("one", "two"))
+        pair = (runs.folder / "distilled by one", runs.folder / "halves by two")
+        one, two = (log_of(run, column) for run in pair)
         assert two == pytest.approx(one, rel=5e-3), column
 
 

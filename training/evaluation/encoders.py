@@ -19,6 +19,7 @@ from torch import nn
 import fetalclip_edge
 from fetalclip_edge.bundle import MANIFEST, file_sha256
 from fetalclip_edge.preprocess import Preprocessor, PreprocessSpec
+from fetalclip_edge.tasks.age_bank import AgeBank
 from training.progress import image_progress
 from training.prompts import BRAIN_PLANE_PROMPTS, PLANE_PROMPTS, PromptSet
 
@@ -59,12 +60,14 @@ class Encoder(ABC):
             and with "data_sha256" the shards that it was made from, where that is known.
         preprocess: how a frame becomes the model's input.
         tower: the image tower in PyTorch, or None when there is only a graph.
+        age_bank: of a bundle that tells ages zero-shot, what it tells them by, or None.
     """
 
     name: str
     identity: dict[str, Any]
     preprocess: PreprocessSpec
     tower: nn.Module | None
+    age_bank: AgeBank | None = None
     _stored: dict[str, tuple[PromptSet, Embeddings]]
 
     def embed(self, pictures: Sequence[Picture], title: str) -> Embeddings:
@@ -175,6 +178,7 @@ class BundleEncoder(Encoder):
     def __init__(self, folder: Path, backend_name: str = "auto") -> None:
         self._model = fetalclip_edge.load(folder, backend_name)
         bundle, backend = self._model.bundle, self._model.backend
+        self.age_bank = AgeBank.of_bundle(bundle)
         self.name = f"{bundle.name} {bundle.version}"
         self.preprocess = bundle.preprocess
         embeddings = bundle.prompt_embeddings()

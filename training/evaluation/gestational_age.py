@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from fetalclip_edge.tasks.age_bank import AgeBank
 from fetalclip_edge.tasks.gestational_age import from_similarities, head_circumference_quantile
 from training.datasets import Example
 from training.evaluation.encoders import Embeddings, Encoder
@@ -20,6 +21,7 @@ __all__ = [
     "SCORED_MM",
     "days_of",
     "estimate_ages",
+    "estimate_by_bank",
     "input_pixel_size",
     "is_valid",
     "measure_ages",
@@ -90,6 +92,14 @@ def estimate_ages(
                 days[row] = from_similarities(means @ embeddings[row], candidates)
                 progress.advance(task)
     return days
+
+
+def estimate_by_bank(
+    embeddings: Embeddings, pixel_sizes: Sequence[float], bank: AgeBank
+) -> NDArray[np.int64]:
+    """A bundle's own estimate of every image, in days `(N,)`; 0 where it gives none."""
+    pairs = zip(embeddings, pixel_sizes, strict=True)
+    return np.array([bank.estimate(embedding, size) or 0 for embedding, size in pairs], np.int64)
 
 
 def days_of(prompts: PromptSet) -> list[int]:

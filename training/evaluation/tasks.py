@@ -24,6 +24,7 @@ from training.evaluation.few_shot import few_shot_curve
 from training.evaluation.gestational_age import (
     SCORED_MM,
     estimate_ages,
+    estimate_by_bank,
     input_pixel_size,
     is_valid,
     measure_ages,
@@ -137,7 +138,8 @@ class Evaluation:
 
     def ages(self) -> dict[str, Any]:
         """Zero-shot gestational age of the test split's heads."""
-        if not self._encoder.has_text:
+        bank = self._encoder.age_bank
+        if bank is None and not self._encoder.has_text:
             # Says why; a bundle and a release without a text tower have different reasons.
             self._encoder.embed_texts([""])
         test = self._examples["test"]
@@ -155,12 +157,18 @@ class Evaluation:
             )
         size = self._encoder.preprocess.size
         own = self._prompts.get("gestational_age")
-        days = estimate_ages(
-            self._embed("test")[rows],
-            [input_pixel_size(head, size) for head in heads],
-            gestational_age_prompts if own is None else lambda mm: with_pixel_size(own, mm),
-            self._encoder,
-        )
+        embeddings, sizes = self._embed("test")[rows], [input_pixel_size(h, size) for h in heads]
+        if bank is not None:
+            days = estimate_by_bank(embeddings, sizes, bank)
+            told = [row for row, day in enumerate(days) if day]
+            days, heads = days[told], [heads[row] for row in told]
+            if not any(low <= (head.head_circumference_mm or 0) <= high for head in heads):
+                raise NotMeasurableError(
+                    "the bundle tells no ages at the pixel sizes of the test split's heads"
+                )
+        else:
+            prompts = gestational_age_prompts if own is None else partial(with_pixel_size, own)
+            days = estimate_ages(embeddings, sizes, prompts, self._encoder)
         measured = measure_ages(days, heads)
         pairs = zip(days.tolist(), [head.head_circumference_mm or 0 for head in heads], strict=True)
         shown = [(day, mm, is_valid(day, mm)) for day, mm in pairs if low <= mm <= high]

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fetalclip_edge.tasks.age_bank import AgeBank, AgeError
 from training.datasets import Example
 from training.evaluation.encoders import Embeddings, Encoder
 from training.evaluation.gestational_age import (
     estimate_ages,
+    estimate_by_bank,
     input_pixel_size,
     is_valid,
     measure_ages,
@@ -129,3 +131,14 @@ def test_validity_and_error_of_four_heads() -> None:
 def test_no_head_within_the_range_is_an_error() -> None:
     with pytest.raises(ValueError, match="no head has a circumference of 100 to 342 mm"):
         measure_ages(np.array([100]), [head(343)])
+
+
+def test_a_bundles_own_ages_are_measured_as_it_tells_them() -> None:
+    # Given a bank of one pixel size in which the first axis is the age of 140 days
+    days = np.arange(98, 273)
+    angles = np.abs(days - 140) / 100
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)[None]
+    bank = AgeBank(rows, np.array([0.5], np.float32), days, AgeError(1.0, 1.0))
+    looks = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    # Then a head within its pixel sizes has that age, and one beyond has none
+    assert estimate_by_bank(looks, [0.5, 0.9], bank).tolist() == [140, 0]
