@@ -90,8 +90,8 @@ def export_bundle(
         name: of the bundle.
         version: of the bundle.
         console: for progress.
-        precisions: of the graphs to write: "int8" for all runtimes, "fp32" for ONNX Runtime,
-            "fp16" for TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published
+        precisions: of the graphs to write: "int8" for all runtimes, "fp32" for CPUs, "fp16"
+            for TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published
             models.
         judged_by: the twin of a model that learned from nearly all patients: trained alike, with
             more of them held out. Confidence and abstention are fitted to what it makes of those.
@@ -353,8 +353,8 @@ def main(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="of a graph to write, again for more: int8 for every runtime, fp32 for ONNX "
-            "Runtime, fp16 for TensorRT; otherwise int8 and fp16, of published models fp32, fp16"
+            help="of a graph to write, again for more: int8 for every runtime, fp32 for CPUs, "
+            "fp16 for TensorRT; otherwise int8 and fp16, of published models fp32, fp16"
         ),
     ] = None,
     judged_by: Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.families import FAMILIES, GPU, Family, write_graphs
+from calibration.families import CPU, FAMILIES, GPU, Family, write_graphs
 from calibration.settings import Settings
 from export.graph import export_core, with_grey_levels
 from export.parity import check_parity
@@ -49,7 +49,8 @@ class Exported:
             for backend in family.backends:
                 graphs[backend]["int8"] = path
         if "fp32" in precisions:
-            graphs["onnxruntime"]["fp32"] = self.fp32
+            for backend in CPU.backends:
+                graphs[backend]["fp32"] = self.fp32
         return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
 
