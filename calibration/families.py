@@ -25,7 +25,7 @@ class Family:
         file: name of the graph in a bundle.
         backends: that run it.
         on_integers: whether ONNX Runtime's integer kernels may run it on every processor. If not,
-            it is judged in float32, as it is written.
+            it is judged as it is written, each number rounded as a GPU would.
     """
 
     title: str
@@ -39,7 +39,7 @@ CPU = Family("ONNX Runtime and OpenVINO", "encoder.cpu.onnx", ("onnxruntime", "o
 faster on it than on the other."""
 
 GPU = Family("TensorRT and TensorRT-RTX", "encoder.int8.onnx", ("tensorrt", "tensorrt_rtx"), False)
-"""Symmetric, with weights of eight bits."""
+"""Symmetric, with weights of eight bits, the rest in float16."""
 
 FAMILIES = (CPU, GPU)
 
@@ -66,7 +66,7 @@ def write_graphs(
 
     Raises:
         ValueError: the graph has nothing to quantise, or no such convolutions.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     apart = [*settings.in_float, *in_float]
     paths = {family: folder / family.file for family in families}

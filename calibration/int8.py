@@ -8,6 +8,7 @@ validation patients, and writes what passed with a report.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,14 @@ from scipy.special import softmax
 from calibration.attempts import Work, judge_graphs, rank, until_it_passes
 from calibration.confidence import fit_temperature
 from calibration.families import Family, write_graphs
-from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
+from calibration.frames import (
+    calibration_set,
+    demand_planes,
+    hash_of,
+    read_frames,
+    scanners,
+    without_repeats,
+)
 from calibration.gate import GateError
 from calibration.report import Answers, GraphReport, write_report
 from calibration.settings import Settings, load_settings, save_settings
@@ -58,7 +66,7 @@ def calibrate(
         FileNotFoundError: `model` or `data` lacks a file.
         ValueError: there are too few frames or none of a plane, the model cannot be quantised, or
             it was trained on other data.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = with_patients_apart(load_source(model), data)
@@ -105,6 +113,7 @@ def calibrate(
         "frames": len(frames),
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
+        "scanners": _listed(scanners(chosen)),
         "method_of_the_symmetric_graph": settings.method,
         **{
             f"in float32 in {family.file}": ", ".join((*settings.in_float, *layers_of)) or "none"
@@ -115,6 +124,13 @@ def calibrate(
     titled = {family.title: report for family, report in reports.items()}
     write_report(out, titled, layers, facts, _answers(work.fp32, examples, source))
     return reports
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    text = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if "unknown" not in counts:
+        return text
+    return f"{text} (python -m training.data writes shards that tell, where the data set does)"
 
 
 def _answers(outputs: Encoded, data: BundleData, source: Source) -> Answers:

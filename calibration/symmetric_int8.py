@@ -1,9 +1,10 @@
-"""INT8 for TensorRT, TensorRT-RTX and OpenVINO: symmetric Q/DQ around the convolutions.
+"""INT8 for TensorRT and TensorRT-RTX: symmetric Q/DQ around the convolutions, the rest in float16.
 
 Activations and weights are int8 with a zero point of 0, the only one that TensorRT knows; weights
 have one scale a channel, and eight bits, for no kernel of these runtimes adds products in 16. What
 a convolution writes is not rounded before its activation has cut it off, nor before it is added to
-a residual stream, so that a compiler can fuse all of it. Biases and the rest stay in float32.
+a residual stream, so that a compiler can fuse all of it. Scales, biases and what is between
+convolutions are float16: strongly typed, TensorRT would compute them in float32 otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from calibration.static import (
     quiet,
 )
 from export.graph import with_grey_levels
+from export.precisions import to_fp16
 
 __all__ = ["METHODS", "Placed", "place_quantisers", "quantise_symmetric", "write_symmetric"]
 
@@ -40,6 +42,12 @@ METHODS = ("onnxruntime", "modelopt-max", "modelopt-entropy")
 """How ranges are found: by ONNX Runtime, or by NVIDIA's modelopt in two ways."""
 
 _LARGEST = 127
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_SMALLEST_SCALE = 2.0**-17
+"""Below it float16 has fewer than seven bits left. What lies there are channels that batch
+normalisation has switched off, without a weight above a thousandth."""
+_CAST_ON = 16
+"""So many frames tell what float16 could not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ def quantise_symmetric(
 ) -> None:
     """Write the symmetric Q/DQ graph of a float32 core, its weights fitted to real frames.
 
+    What is not in INT8 is in float16, but for what `export.precisions.to_fp16` leaves in float32.
+
     Args:
         core: graph written by `export.graph.export_core`.
         frames: calibration set, uint8 `(N, 1, S, S)`, as the preprocessing makes them.
@@ -77,11 +87,12 @@ def quantise_symmetric(
 
     Raises:
         ValueError: the method is unknown, or the graph has nothing to quantise.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     given = normalised(frames, mean, std)
     placed = place_quantisers(onnx.load(core), given, 255 * std, method, in_float)
     write_symmetric(placed, given, mean, std, out)
+    onnx.save(to_fp16(out, frames[:_CAST_ON]), out)
 
 
 def place_quantisers(
@@ -102,7 +113,7 @@ def place_quantisers(
 
     Raises:
         ValueError: the method is unknown, or the graph has nothing to quantise.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -119,13 +130,14 @@ def place_quantisers(
         model = onnx.load(out)
     _store_integers(model)
     _keep_grey_levels(model, frames, unit)
+    _scales_in_float16(model, equal)
     return Placed(model, equal)
 
 
 def write_symmetric(
     placed: Placed, frames: NDArray[np.float32], mean: float, std: float, out: Path
 ) -> None:
-    """Fit weights and biases to what they see, and write the graph that takes uint8.
+    """Fit weights and biases to what they see, and write the graph that takes uint8, in float32.
 
     Args:
         placed: made by `place_quantisers`; its model is changed.
@@ -190,3 +202,24 @@ def _keep_grey_levels(model: onnx.ModelProto, frames: NDArray[np.float32], unit:
             [scale] = [c for c in model.graph.initializer if c.name == node.input[1]]
             one = np.asarray(1 / unit, np.float32)
             scale.CopyFrom(numpy_helper.from_array(one, scale.name))
+
+
+def _scales_in_float16(model: onnx.ModelProto, core: onnx.ModelProto) -> None:
+    """Make scales numbers that float16 has, and round weights to the steps that these give."""
+    constants = {c.name: c for c in model.graph.initializer}
+    plain = {c.name: c for c in core.graph.initializer}
+    wanted = {node.name: node for node in core.graph.node}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for name in {node.input[1] for node in model.graph.node if node.op_type in _ROUNDING}:
+        scale = np.maximum(numpy_helper.to_array(constants[name]), _SMALLEST_SCALE)
+        half = scale.astype(np.float16).astype(np.float32)
+        constants[name].CopyFrom(numpy_helper.from_array(half, name))
+    for node in model.graph.node:
+        maker = made_by.get(node.input[1]) if node.op_type == "Conv" else None
+        if maker is None:
+            continue
+        weights = numpy_helper.to_array(plain[wanted[node.name].input[1]])
+        scale = numpy_helper.to_array(constants[maker.input[1]])
+        steps = np.round(weights / scale.reshape(-1, *[1] * (weights.ndim - 1)))
+        integers = np.clip(steps, -_LARGEST, _LARGEST).astype(np.int8)
+        constants[maker.input[0]].CopyFrom(numpy_helper.from_array(integers, maker.input[0]))

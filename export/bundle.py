@@ -24,7 +24,14 @@ from safetensors.numpy import save as encode_arrays
 
 from calibration.attempts import Outcome, Work, judge_graphs, until_it_passes
 from calibration.families import CPU, Family
-from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
+from calibration.frames import (
+    calibration_set,
+    demand_planes,
+    hash_of,
+    read_frames,
+    scanners,
+    without_repeats,
+)
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
 from export.card import CARD, model_card
@@ -151,7 +158,7 @@ def export_bundle(
             attempts = judge_graphs(to_do, graphs.int8, settings.gate)
             outcome = until_it_passes(to_do, settings, attempts, console)
             graphs = replace(graphs, int8=_passed(outcome, console))
-            calibration = _account(outcome, settings, frames)
+            calibration = _account(outcome, settings, frames, chosen)
             sessions["int8"] = one_thread_session(graphs.int8[CPU])
             held["int8"] = outcome.attempts[CPU].outputs
         main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
@@ -232,12 +239,15 @@ def _passed(outcome: Outcome, console: Console) -> dict[Family, Path]:
     return {f: a.path for f, a in outcome.attempts.items() if a.judgement.passed}
 
 
-def _account(outcome: Outcome, settings: Settings, frames: NDArray[np.uint8]) -> dict[str, Any]:
+def _account(
+    outcome: Outcome, settings: Settings, frames: NDArray[np.uint8], chosen: Sequence[Example]
+) -> dict[str, Any]:
     """What the manifest says of the calibration."""
     return {
         "frames": len(frames),
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
+        "scanners": scanners(chosen),
         "method": settings.method,
         "in_float": {
             family.file: [*settings.in_float, *layers]
