@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.onnxruntime_int8 import quantise
 from calibration.settings import Settings
 from calibration.symmetric_int8 import quantise_symmetric
+from calibration.torch_ptq import Network
 
 __all__ = ["CPU", "FAMILIES", "GPU", "Family", "write_graphs"]
 
@@ -52,6 +53,7 @@ def write_graphs(
     folder: Path,
     in_float: Sequence[str] = (),
     families: Sequence[Family] = FAMILIES,
+    network: Network | None = None,
 ) -> dict[Family, Path]:
     """Quantise a float32 core for families of runtimes.
 
@@ -63,6 +65,7 @@ def write_graphs(
         folder: for the graphs.
         in_float: convolutions that stay in float32 besides those of the settings.
         families: whose graphs are wanted.
+        network: the same model in PyTorch, for the methods that need it.
 
     Raises:
         ValueError: the graph has nothing to quantise, or no such convolutions.
@@ -73,5 +76,9 @@ def write_graphs(
     if CPU in paths:
         quantise(core, frames, *normalisation, paths[CPU], apart)
     if GPU in paths:
-        quantise_symmetric(core, frames, *normalisation, paths[GPU], settings.method, apart)
+        quantise_symmetric(
+            *(core, frames, *normalisation, paths[GPU], settings.method, apart),
+            network=network,
+            epochs=settings.distill_epochs,
+        )
     return paths

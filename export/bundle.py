@@ -34,6 +34,7 @@ from calibration.frames import (
 )
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
+from calibration.torch_ptq import Network
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
@@ -154,6 +155,7 @@ def export_bundle(
                 held["fp32"],
                 release.embeddings,
                 Path(work),
+                Network(release.tower, None if decoder is None else decoder.release.decoder),
             )
             attempts = judge_graphs(to_do, graphs.int8, settings.gate)
             outcome = until_it_passes(to_do, settings, attempts, console)

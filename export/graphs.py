@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.families import CPU, FAMILIES, GPU, Family, write_graphs
 from calibration.settings import Settings
+from calibration.torch_ptq import Network
 from export.graph import export_core, with_grey_levels
 from export.parity import check_parity
 from export.precisions import to_fp16
@@ -84,7 +85,8 @@ def make_graphs(
     check_parity(release.tower, fp32, some, some, "fp32")
     int8 = {}
     if "int8" in precisions:
-        int8 = write_graphs(core, frames, normalisation, settings, work)
+        network = Network(release.tower, decoder)
+        int8 = write_graphs(core, frames, normalisation, settings, work, network=network)
     if "fp16" in precisions:
         onnx.save(to_fp16(fp32, some), fp16)
         check_parity(release.tower, fp16, some, some, "fp16")

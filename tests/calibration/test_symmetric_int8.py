@@ -147,7 +147,7 @@ def test_a_graph_of_another_make_is_refused(core: Path, tmp_path: Path) -> None:
 
 
 def test_a_method_that_does_not_exist_is_refused(core: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="modelopt-entropy, not 'guess'"):
+    with pytest.raises(ValueError, match="torch-smoothquant, not 'guess'"):
         quantise_symmetric(core, frames(2, 0), MEAN, STD, tmp_path / "out.onnx", "guess")
 
 

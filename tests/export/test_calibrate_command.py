@@ -236,7 +236,7 @@ def test_a_graph_that_fails_ends_with_code_1_and_is_not_left_from_before(
 ) -> None:
     # Given the graphs of an earlier run, and limits that nothing passes
     (tmp_path / "encoder.int8.onnx").write_bytes(b"old")
-    monkeypatch.setattr(calibrator, "write_graphs", lambda *_: graphs.int8)
+    monkeypatch.setattr(calibrator, "write_graphs", lambda *_, **__: graphs.int8)
     monkeypatch.setattr(calibrator, "rank", lambda *_: [Sensitivity("stem", 0.1)])
     config = tmp_path / "strict.yaml"
     config.write_text("frames: 16\nlayers_in_float: 0\ngate:\n  mean_cosine: 1.0\n")
