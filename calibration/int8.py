@@ -139,7 +139,7 @@ def _families(source: Source, settings: Settings) -> tuple[Family, ...]:
     if settings.method not in TORCH_METHODS:
         raise ValueError(
             f"a ViT is linear layers, which {settings.method} leaves in float32; choose --method "
-            f"{' or '.join(TORCH_METHODS)}"
+            f"{', '.join(TORCH_METHODS)}"
         )
     return (GPU,)
 
