@@ -110,7 +110,9 @@ def main(
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, RuntimeError) else 2) from error
     report = {
-        "machine": machine(["onnxruntime", *sorted({c.runtime for c in contenders} & {"openvino"})]),
+        "machine": machine(
+            ["onnxruntime", *sorted({c.runtime for c in contenders} & {"openvino"})]
+        ),
         "images": len(examples),
         "patients": len({example.group for example in examples}),
         "rows": rows,

@@ -77,7 +77,7 @@ def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[
 
 
 def scanners(examples: Sequence[Example]) -> dict[str, int]:
-    """Scanner -> how many of the examples are of it, most first; "unknown" where shards do not tell."""
+    """Scanner -> how many examples are of it, most first; "unknown" where shards do not tell."""
     counts = Counter(example.scanner or "unknown" for example in examples)
     return dict(counts.most_common())
 

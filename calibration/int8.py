@@ -192,9 +192,9 @@ def main(
     """Quantise a trained model to INT8, and write the graphs that pass the accuracy gate.
 
     encoder.cpu.onnx is for ONNX Runtime and OpenVINO, encoder.int8.onnx for TensorRT and
-    TensorRT-RTX; of a ViT there is only the latter. A graph that fails is not written: report.md says which class and which layers
-    lose the most, and the command ends with code 1. The settings that were taken are in
-    settings.yaml, for python -m export.bundle --config.
+    TensorRT-RTX; a ViT has the latter alone. A graph that fails is not written: report.md says
+    which class and which layers lose the most, and the command ends with code 1. The settings that
+    were taken are in settings.yaml, for python -m export.bundle --config.
 
     Example: python -m calibration.int8 runs/student --data shards --out runs/int8
     """

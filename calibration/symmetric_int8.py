@@ -155,9 +155,7 @@ def place_quantisers(
     return Placed(model, equal)
 
 
-def _finished(
-    model: onnx.ModelProto, frames: NDArray[np.float32], unit: float
-) -> onnx.ModelProto:
+def _finished(model: onnx.ModelProto, frames: NDArray[np.float32], unit: float) -> onnx.ModelProto:
     _keep_grey_levels(model, frames, unit)
     _scales_in_float16(model)
     _store_integers(model)

@@ -138,12 +138,21 @@ def _exported(tower: Tower, decoder: HeadDecoder | None) -> onnx.ModelProto:
 
 
 def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
-    """Let convolutions pad: 0 is 0 before it is rounded and after."""
+    """Let convolutions pad, and have the names of the other graph.
+
+    Padding first is the same: 0 is 0 before it is rounded and after.
+    """
     made_by = {name: node for node in graph.node for name in node.output}
-    wanted = {node.name: node for node in core.node if node.op_type == "Conv"}
+    # Where onnxslim lets one pad, it names it after its output.
+    convolutions = [node for node in core.node if node.op_type == "Conv"]
+    wanted = {node.name.removesuffix("_output_0"): node for node in convolutions}
     padding = []
     for node in graph.node:
-        if node.op_type != "Conv" or node.input[0] not in made_by:
+        if node.op_type != "Conv":
+            continue
+        original = wanted[node.name.removesuffix("_output_0")]
+        node.name = original.name
+        if node.input[0] not in made_by:
             continue
         quantise = made_by.get(made_by[node.input[0]].input[0])
         pad = made_by.get(quantise.input[0]) if quantise is not None else None
@@ -154,15 +163,17 @@ def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
         for attribute in list(node.attribute):
             if attribute.name in ("pads", "auto_pad"):
                 node.attribute.remove(attribute)
-        node.attribute.extend(a for a in wanted[node.name].attribute if a.name == "pads")
+        node.attribute.extend(a for a in original.attribute if a.name == "pads")
     for pad in padding:
         if not any(name in pad.output for node in graph.node for name in node.input):
             graph.node.remove(pad)
+    read = {name for node in graph.node for name in node.input}
+    for constant in [c for c in graph.initializer if c.name not in read]:
+        graph.initializer.remove(constant)
+    del graph.value_info[:]  # shapes that were those of padded tensors
 
 
-def _leave_in_float(
-    model: onnx.ModelProto, core: onnx.ModelProto, names: Sequence[str]
-) -> None:
+def _leave_in_float(model: onnx.ModelProto, core: onnx.ModelProto, names: Sequence[str]) -> None:
     made_by = {name: node for node in model.graph.node for name in node.output}
     plain = {c.name: c for c in core.graph.initializer}
     originals = {node.name: node for node in core.graph.node}
@@ -178,6 +189,8 @@ def _leave_in_float(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what modelopt prints, and warns of on machines without a GPU."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    unseen = io.StringIO()
+    with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield

@@ -36,7 +36,7 @@ class EngineBackend(Backend):
     Attributes:
         module: the Python module of the runtime.
         install: how to get it.
-        keeps_kernels: whether the runtime compiles as it loads an engine, and can keep what it made.
+        keeps_kernels: whether the runtime compiles as it loads an engine, and what it made is kept.
     """
 
     module: ClassVar[str]
@@ -205,7 +205,13 @@ class EngineBackend(Backend):
 
     @staticmethod
     def runtime_settings(trt: Any, engine: Any, kernels: bytes | None) -> Any:
-        """How an engine's contexts shall run, where the runtime `trt` asks; with kernels kept before."""
+        """How an engine's contexts shall run, where the runtime `trt` asks; None where not.
+
+        Args:
+            trt: the runtime's module.
+            engine: its engine.
+            kernels: that were kept of this engine; None of none.
+        """
         return None
 
     @staticmethod

@@ -3,8 +3,8 @@
 An engine is code for the GPU, and whoever can write it can run what they like there. So the folder
 is closed to others (0700), and one that is not is refused. Against accidents, not attackers, each
 file begins with the key it was made for and the sha256 of the engine: what is truncated, corrupt,
-of another device or of another version is compiled anew, never loaded. What a runtime compiles as it
-loads an engine, its kernels, lies beside it in the same way.
+of another device or of another version is compiled anew, never loaded. What a runtime compiles as
+it loads an engine, its kernels, lies beside it in the same way.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class EngineCache:
             with _lock(path.with_suffix(".lock"), None):
                 _write(path, key, data)
         except OSError as error:
-            _log.warning("kernels are not kept, and will be made again next time: %s", error)
+            _log.warning("kernels are not kept, and will be made again next time: %s", str(error))
 
     def _kernels_of(self, key: EngineKey) -> Path:
         return (self._open_folder() / key.file_name).with_suffix(".kernels")

@@ -1,4 +1,4 @@
-"""Every backend on real frames: as near to PyTorch as the accuracy gate demands of its precision."""
+"""Every backend on real frames, as near to PyTorch as the accuracy gate wants its precision."""
 
 from __future__ import annotations
 

@@ -71,9 +71,7 @@ def test_points_and_lines_are_drawn(tmp_path: Path) -> None:
     assert pictures["both"].tobytes() != pictures["one"].tobytes()
 
 
-def test_the_recorded_results_can_be_drawn_by_the_command(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_the_recorded_results_can_be_drawn_by_the_command(repository: Path, tmp_path: Path) -> None:
     results = repository / "benchmarks" / "results"
     out = tmp_path / "new" / "encoder.png"
     words = [str(results / "encoder.json"), str(results / "retention.json"), "--out", str(out)]

@@ -30,7 +30,10 @@ def test_what_a_file_says_is_taken_and_the_rest_keeps_its_default(tmp_path: Path
         ("frames: 8", "frames must be at least 16, not 8"),
         ("frames: many", "frames is of the wrong type: 'many'"),
         ("colour: red", "unknown keys colour"),
-        ("method: guess", "method must be one of onnxruntime, modelopt-max, modelopt-entropy, torch-max"),
+        (
+            "method: guess",
+            "method must be one of onnxruntime, modelopt-max, modelopt-entropy, torch-max",
+        ),
         ("method: 3", "method is of the wrong type: 3"),
         ("in_float: stem", "in_float is of the wrong type: 'stem'"),
         ("gate:\n  limit: 3", "gate: unknown keys limit"),
