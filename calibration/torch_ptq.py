@@ -190,7 +190,10 @@ def _leave_in_float(model: onnx.ModelProto, core: onnx.ModelProto, names: Sequen
 def _quiet() -> Iterator[None]:
     """Without what modelopt prints, and warns of on machines without a GPU."""
     unseen = io.StringIO()
-    with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+    with (
+        contextlib.redirect_stdout(unseen),
+        contextlib.redirect_stderr(unseen),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
