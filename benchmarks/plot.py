@@ -125,7 +125,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         # Not so near that a point in a thousand looks like much.
         axes.set_ylim(max(min(scores) - 0.05, 0), min(max(scores) + 0.03, 1.01))
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower center", fontsize=8)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8)
         figure.savefig(path, dpi=120)
 
 
