@@ -192,6 +192,7 @@ def main(
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, RuntimeError) else 2) from error
     packages = ["onnxruntime", "torch", "open_clip_torch", "timm"]
+    packages += sorted({one.runtime for one in contenders} & {"openvino"})
     report = {
         "machine": {**machine(packages), "load_average_before": before},
         "threads": threads,

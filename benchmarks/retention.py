@@ -1,21 +1,18 @@
 """How much of FP32 a bundle's graphs keep: `python -m benchmarks.retention BUNDLE --data SHARDS`.
 
-Every backend that is installed, every precision: macro-F1 on the test images, cosine with FP32; and
-drawn against the latency that `benchmarks.encoder` found.
+Every backend that is installed, every precision: macro-F1 on the test images, cosine with FP32.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
 import typer
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -28,7 +25,7 @@ from training.datasets import Example
 from training.progress import image_progress
 from training.shards import read_examples
 
-__all__ = ["draw", "images_of_tests", "latencies", "measure"]
+__all__ = ["images_of_tests", "measure"]
 
 _BATCH = 8
 
@@ -96,78 +93,26 @@ def _embed(one: Contender, frames: NDArray[np.uint8], console: Console) -> NDArr
     return np.concatenate(parts)
 
 
-def latencies(path: Path) -> dict[str, float]:
-    """Name of a row of `encoder.json` -> median milliseconds of one frame.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: `benchmarks.encoder` did not write it.
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {row["name"]: float(row["batch 1"]["median_ms"]) for row in rows}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not what benchmarks.encoder wrote: {error!r}") from error
-
-
-def draw(rows: Sequence[Mapping[str, Any]], taken: Mapping[str, float], path: Path) -> None:
-    """Macro-F1 against latency, one point a graph, as PNG.
-
-    Args:
-        rows: as `measure` gives them.
-        taken: name -> milliseconds, as `latencies` gives them; rows that it lacks are not drawn.
-        path: where to write.
-
-    Raises:
-        ValueError: it has none of the rows.
-    """
-    shown = [row for row in rows if row["name"] in taken]
-    if not shown:
-        raise ValueError(
-            "the latencies are of other graphs: run benchmarks.encoder on the same bundle"
-        )
-    with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        axes = figure.subplots()
-        for row in shown:
-            x, y = taken[row["name"]], row["planes_macro_f1"]
-            axes.scatter([x], [y], s=40)
-            label = f"{row['runtime']} {row['precision']}"
-            axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center")
-        axes.set_xlabel("ms a frame, batch 1")
-        axes.set_ylabel("planes, macro-F1")
-        # From zero, and not so near that a point in a thousand looks like much.
-        axes.set_xlim(0, 1.2 * max(taken[row["name"]] for row in shown))
-        scores = [row["planes_macro_f1"] for row in shown]
-        axes.set_ylim(max(min(scores) - 0.03, 0), min(max(scores) + 0.03, 1.01))
-        axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=120)
-
-
 def main(
     bundle: Annotated[Path, typer.Argument(help="folder of the bundle")],
     data: Annotated[Path, typer.Option(help="shards, written by training.data")],
-    out: Annotated[Path, typer.Option(help="folder for retention.json, .md and .png")],
-    latency: Annotated[
-        Path | None, typer.Option(help="encoder.json of the same bundle, for the plot")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for retention.json and retention.md")],
 ) -> None:
     """Measure what every graph of a bundle keeps of FP32's accuracy, on test images."""
     console = Console(stderr=True)
     try:
-        taken = {} if latency is None else latencies(latency)
         examples = images_of_tests(data)
         loaded = ModelBundle.load(bundle)
         contenders, left_out = from_bundle(bundle, threads=1)
         rows = measure(loaded, contenders, examples, console)
         out.mkdir(parents=True, exist_ok=True)
-        if latency is not None:
-            draw(rows, taken, out / "retention.png")
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, RuntimeError) else 2) from error
     report = {
-        "machine": machine(["onnxruntime"]),
+        "machine": machine(
+            ["onnxruntime", *sorted({c.runtime for c in contenders} & {"openvino"})]
+        ),
         "images": len(examples),
         "patients": len({example.group for example in examples}),
         "rows": rows,

@@ -16,7 +16,8 @@ from calibration.gate import Gate, Judgement, judge
 from calibration.sensitivity import Sensitivity, quantised_layers, rank_layers
 from calibration.settings import Settings
 from calibration.static import normalised
-from calibration.symmetric_int8 import place_quantisers
+from calibration.symmetric_int8 import METHODS, place_quantisers
+from calibration.torch_ptq import TORCH_METHODS, Network
 from export.graph import OUTPUT
 from export.measure import Encoded, encode, one_thread_session
 from training.datasets import Example
@@ -43,6 +44,7 @@ class Work:
         fp32: what the graph in float32 makes of those.
         prompts: task -> embeddings of its classes `(classes, D)`.
         folder: for graphs.
+        network: the model in PyTorch, for the methods that need it.
     """
 
     core: Path
@@ -53,6 +55,7 @@ class Work:
     fp32: Encoded
     prompts: dict[str, NDArray[np.float32]]
     folder: Path
+    network: Network | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def rank(work: Work, settings: Settings) -> list[Sensitivity]:
         onnx.load(work.core),
         normalised(work.frames[:_RANGES_ON], mean, std),
         255 * std,
-        settings.method,
+        METHODS[0] if settings.method in TORCH_METHODS else settings.method,
         settings.in_float,
     )
     chosen = np.linspace(0, len(work.held) - 1, min(_RANKED_ON, len(work.held))).astype(int)
@@ -152,6 +155,7 @@ def until_it_passes(
             work.folder,
             in_float,
             list(failed),
+            work.network,
         )
         attempts = {**attempts, **judge_graphs(work, paths, settings.gate)}
     return Outcome(attempts, left, layers)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.onnxruntime_int8 import quantise
 from calibration.settings import Settings
 from calibration.symmetric_int8 import quantise_symmetric
+from calibration.torch_ptq import Network
 
 __all__ = ["CPU", "FAMILIES", "GPU", "Family", "write_graphs"]
 
@@ -25,7 +26,7 @@ class Family:
         file: name of the graph in a bundle.
         backends: that run it.
         on_integers: whether ONNX Runtime's integer kernels may run it on every processor. If not,
-            it is judged in float32, as it is written.
+            it is judged as it is written, each number rounded as a GPU would.
     """
 
     title: str
@@ -39,7 +40,7 @@ CPU = Family("ONNX Runtime and OpenVINO", "encoder.cpu.onnx", ("onnxruntime", "o
 faster on it than on the other."""
 
 GPU = Family("TensorRT and TensorRT-RTX", "encoder.int8.onnx", ("tensorrt", "tensorrt_rtx"), False)
-"""Symmetric, with weights of eight bits."""
+"""Symmetric, with weights of eight bits, the rest in float16."""
 
 FAMILIES = (CPU, GPU)
 
@@ -52,6 +53,7 @@ def write_graphs(
     folder: Path,
     in_float: Sequence[str] = (),
     families: Sequence[Family] = FAMILIES,
+    network: Network | None = None,
 ) -> dict[Family, Path]:
     """Quantise a float32 core for families of runtimes.
 
@@ -63,15 +65,20 @@ def write_graphs(
         folder: for the graphs.
         in_float: convolutions that stay in float32 besides those of the settings.
         families: whose graphs are wanted.
+        network: the same model in PyTorch, for the methods that need it.
 
     Raises:
         ValueError: the graph has nothing to quantise, or no such convolutions.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     apart = [*settings.in_float, *in_float]
     paths = {family: folder / family.file for family in families}
     if CPU in paths:
         quantise(core, frames, *normalisation, paths[CPU], apart)
     if GPU in paths:
-        quantise_symmetric(core, frames, *normalisation, paths[GPU], settings.method, apart)
+        quantise_symmetric(
+            *(core, frames, *normalisation, paths[GPU], settings.method, apart),
+            network=network,
+            epochs=settings.distill_epochs,
+        )
     return paths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from training.datasets import Example, square
 from training.zero_shot import SCORED_PLANES
 
-__all__ = ["calibration_set", "demand_planes", "hash_of", "read_frames", "without_repeats"]
+__all__ = [
+    "calibration_set",
+    "demand_planes",
+    "hash_of",
+    "read_frames",
+    "scanners",
+    "without_repeats",
+]
 
 
 def without_repeats(examples: Sequence[Example]) -> list[Example]:
@@ -41,9 +48,10 @@ def demand_planes(examples: Sequence[Example]) -> None:
 
 
 def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Choose frames in turn from every plane of every data set, so that rare ones are there.
+    """Choose frames in turn from every plane and scanner of every data set: rare ones are there.
 
-    Images with nothing but a caption count as a plane of their own.
+    Images with nothing but a caption count as a plane of their own, and those whose scanner the
+    shards do not tell as of one scanner.
 
     Args:
         examples: training images, of patients that are not used for validation.
@@ -58,13 +66,20 @@ def calibration_set(examples: Sequence[Example], count: int, seed: int) -> list[
     kinds: dict[tuple[str | None, ...], list[Example]] = defaultdict(list)
     for example in examples:
         data_set = example.group.partition("/")[0]
-        kinds[data_set, example.facts.plane, example.facts.brain_plane].append(example)
+        facts = example.facts
+        kinds[data_set, facts.plane, facts.brain_plane, example.scanner].append(example)
     rng = random.Random(seed)
     queues = [rng.sample(kinds[kind], len(kinds[kind])) for kind in sorted(kinds, key=str)]
     chosen: list[Example] = []
     while len(chosen) < count:
         chosen += [queue.pop() for queue in queues if queue]
     return chosen[:count]
+
+
+def scanners(examples: Sequence[Example]) -> dict[str, int]:
+    """Scanner -> how many examples are of it, most first; "unknown" where shards do not tell."""
+    counts = Counter(example.scanner or "unknown" for example in examples)
+    return dict(counts.most_common())
 
 
 def read_frames(

@@ -8,6 +8,7 @@ validation patients, and writes what passed with a report.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,17 +21,24 @@ from scipy.special import softmax
 
 from calibration.attempts import Work, judge_graphs, rank, until_it_passes
 from calibration.confidence import fit_temperature
-from calibration.families import Family, write_graphs
-from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
+from calibration.families import FAMILIES, GPU, Family, write_graphs
+from calibration.frames import (
+    calibration_set,
+    demand_planes,
+    hash_of,
+    read_frames,
+    scanners,
+    without_repeats,
+)
 from calibration.gate import GateError
 from calibration.report import Answers, GraphReport, write_report
 from calibration.settings import Settings, load_settings, save_settings
 from calibration.static import demand_layers
 from calibration.symmetric_int8 import METHODS
+from calibration.torch_ptq import TORCH_METHODS, Network
 from export.examples import BundleData, read_data
 from export.graph import OUTPUT, export_core, with_grey_levels
 from export.measure import Encoded, encode, one_thread_session
-from export.precisions import choose_precisions
 from export.source import Source, load_source, with_patients_apart
 from fetalclip_edge.results import PLANES
 
@@ -58,11 +66,11 @@ def calibrate(
         FileNotFoundError: `model` or `data` lacks a file.
         ValueError: there are too few frames or none of a plane, the model cannot be quantised, or
             it was trained on other data.
-        RuntimeError: the method needs modelopt, which is not installed.
+        RuntimeError: modelopt is not installed.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = with_patients_apart(load_source(model), data)
-    choose_precisions(source, ["int8"])
+    families = _families(source, settings)
     examples = read_data(data, source.held_out, source.origin.data_sha256)
     console.print(f"choosing {settings.frames} calibration frames", highlight=False)
     chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
@@ -85,10 +93,15 @@ def calibrate(
             encode(one_thread_session(fp32), held, "validation, FP32"),
             source.embeddings,
             Path(folder),
+            Network(source.tower),
         )
         layers = rank(work, settings)
         console.print(f"quantising on {len(frames)} frames", highlight=False)
-        paths = write_graphs(core, frames, work.normalisation, settings, work.folder)
+        paths = write_graphs(
+            *(core, frames, work.normalisation, settings, work.folder),
+            families=families,
+            network=work.network,
+        )
         attempts = judge_graphs(work, paths, settings.gate)
         outcome = until_it_passes(work, settings, attempts, console, layers)
         for family, attempt in outcome.attempts.items():
@@ -105,7 +118,9 @@ def calibrate(
         "frames": len(frames),
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
+        "scanners": _listed(scanners(chosen)),
         "method_of_the_symmetric_graph": settings.method,
+        "epochs_of_learning_to_be_rounded": settings.distill_epochs,
         **{
             f"in float32 in {family.file}": ", ".join((*settings.in_float, *layers_of)) or "none"
             for family, layers_of in outcome.in_float.items()
@@ -115,6 +130,25 @@ def calibrate(
     titled = {family.title: report for family, report in reports.items()}
     write_report(out, titled, layers, facts, _answers(work.fp32, examples, source))
     return reports
+
+
+def _families(source: Source, settings: Settings) -> tuple[Family, ...]:
+    """The runtimes whose graphs can be made."""
+    if not source.config.backbone.startswith("vit_"):
+        return FAMILIES
+    if settings.method not in TORCH_METHODS:
+        raise ValueError(
+            f"a ViT is linear layers, which {settings.method} leaves in float32; choose --method "
+            f"{', '.join(TORCH_METHODS)}"
+        )
+    return (GPU,)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    text = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if "unknown" not in counts:
+        return text
+    return f"{text} (python -m training.data writes shards that tell, where the data set does)"
 
 
 def _answers(outputs: Encoded, data: BundleData, source: Source) -> Answers:
@@ -146,21 +180,29 @@ def main(
         str | None,
         typer.Option(help=f"how TensorRT's ranges are found: {', '.join(METHODS)}"),
     ] = None,
+    distill_epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="let the model for TensorRT learn to be rounded, so often over the calibration "
+            "frames; for methods that begin with torch",
+        ),
+    ] = None,
 ) -> None:
     """Quantise a trained model to INT8, and write the graphs that pass the accuracy gate.
 
     encoder.cpu.onnx is for ONNX Runtime and OpenVINO, encoder.int8.onnx for TensorRT and
-    TensorRT-RTX. A graph that fails is not written: report.md says which class and which layers
-    lose the most, and the command ends with code 1. The settings that were taken are in
-    settings.yaml, for python -m export.bundle --config.
+    TensorRT-RTX; a ViT has the latter alone. A graph that fails is not written: report.md says
+    which class and which layers lose the most, and the command ends with code 1. The settings that
+    were taken are in settings.yaml, for python -m export.bundle --config.
 
     Example: python -m calibration.int8 runs/student --data shards --out runs/int8
     """
     console = Console(stderr=True)
     try:
         settings = Settings() if config is None else load_settings(config)
-        if method is not None:
-            settings = replace(settings, method=method)
+        told = {"method": method, "distill_epochs": distill_epochs}
+        settings = replace(settings, **{k: v for k, v in told.items() if v is not None})
         reports = calibrate(model, data, out, settings, console)
         failed = [report.file for report in reports.values() if not report.judgement.passed]
         if failed:

@@ -11,6 +11,7 @@ import yaml
 
 from calibration.gate import Gate
 from calibration.symmetric_int8 import METHODS
+from calibration.torch_ptq import TORCH_METHODS
 
 __all__ = ["Settings", "load_settings", "save_settings"]
 
@@ -26,6 +27,8 @@ class Settings:
         seed: of its choice.
         method: how the symmetric graph's ranges are found, one of
             `calibration.symmetric_int8.METHODS`.
+        distill_epochs: how often the rounded model sees the calibration set and learns from the one
+            in float32; for methods that begin with "torch".
         in_float: names of convolutions that stay in float32.
         layers_in_float: at most so many more of the worst stay in float until the gate passes.
         gate: the limits.
@@ -37,6 +40,7 @@ class Settings:
     frames: int = 256
     seed: int = 0
     method: str = METHODS[0]
+    distill_epochs: int = 0
     in_float: tuple[str, ...] = ()
     layers_in_float: int = 4
     gate: Gate = field(default_factory=Gate)
@@ -51,6 +55,11 @@ class Settings:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if not 0 <= self.age_validity <= 1:
             raise ValueError(f"age_validity must lie between 0 and 1, not {self.age_validity!r}")
+        if self.distill_epochs < 0:
+            raise ValueError(f"distill_epochs must not be negative, not {self.distill_epochs}")
+        if self.distill_epochs and self.method not in TORCH_METHODS:
+            known = ", ".join(TORCH_METHODS)
+            raise ValueError(f"distill_epochs needs a method of {known}, not {self.method}")
 
 
 def load_settings(path: Path) -> Settings:

@@ -24,9 +24,17 @@ from safetensors.numpy import save as encode_arrays
 
 from calibration.attempts import Outcome, Work, judge_graphs, until_it_passes
 from calibration.families import CPU, Family
-from calibration.frames import calibration_set, demand_planes, hash_of, read_frames, without_repeats
+from calibration.frames import (
+    calibration_set,
+    demand_planes,
+    hash_of,
+    read_frames,
+    scanners,
+    without_repeats,
+)
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
+from calibration.torch_ptq import Network
 from export.age_bank import AgeExport, judge_ages
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
@@ -93,8 +101,8 @@ def export_bundle(
         name: of the bundle.
         version: of the bundle.
         console: for progress.
-        precisions: of the graphs to write: "int8" for all runtimes, "fp32" for ONNX Runtime,
-            "fp16" for TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published
+        precisions: of the graphs to write: "int8" for all runtimes, "fp32" for CPUs, "fp16"
+            for TensorRT. None is INT8 and FP16, and FP32 in place of INT8 for published
             models.
         judged_by: the twin of a model that learned from nearly all patients: trained alike, with
             more of them held out. Confidence and abstention are fitted to what it makes of those.
@@ -152,11 +160,12 @@ def export_bundle(
                 held["fp32"],
                 release.embeddings,
                 Path(work),
+                Network(release.tower, None if decoder is None else decoder.release.decoder),
             )
             attempts = judge_graphs(to_do, graphs.int8, settings.gate)
             outcome = until_it_passes(to_do, settings, attempts, console)
             graphs = replace(graphs, int8=_passed(outcome, console))
-            calibration = _account(outcome, settings, frames)
+            calibration = _account(outcome, settings, frames, chosen)
             sessions["int8"] = one_thread_session(graphs.int8[CPU])
             held["int8"] = outcome.attempts[CPU].outputs
         main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
@@ -251,12 +260,15 @@ def _passed(outcome: Outcome, console: Console) -> dict[Family, Path]:
     return {f: a.path for f, a in outcome.attempts.items() if a.judgement.passed}
 
 
-def _account(outcome: Outcome, settings: Settings, frames: NDArray[np.uint8]) -> dict[str, Any]:
+def _account(
+    outcome: Outcome, settings: Settings, frames: NDArray[np.uint8], chosen: Sequence[Example]
+) -> dict[str, Any]:
     """What the manifest says of the calibration."""
     return {
         "frames": len(frames),
         "seed": settings.seed,
         "sha256_of_frames": hash_of(frames),
+        "scanners": scanners(chosen),
         "method": settings.method,
         "in_float": {
             family.file: [*settings.in_float, *layers]
@@ -385,8 +397,8 @@ def main(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="of a graph to write, again for more: int8 for every runtime, fp32 for ONNX "
-            "Runtime, fp16 for TensorRT; otherwise int8 and fp16, of published models fp32, fp16"
+            help="of a graph to write, again for more: int8 for every runtime, fp32 for CPUs, "
+            "fp16 for TensorRT; otherwise int8 and fp16, of published models fp32, fp16"
         ),
     ] = None,
     judged_by: Annotated[

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.families import FAMILIES, GPU, Family, write_graphs
+from calibration.families import CPU, FAMILIES, GPU, Family, write_graphs
 from calibration.settings import Settings
+from calibration.torch_ptq import Network
 from export.graph import export_core, with_grey_levels
 from export.parity import check_parity
 from export.precisions import to_fp16
@@ -49,7 +50,8 @@ class Exported:
             for backend in family.backends:
                 graphs[backend]["int8"] = path
         if "fp32" in precisions:
-            graphs["onnxruntime"]["fp32"] = self.fp32
+            for backend in CPU.backends:
+                graphs[backend]["fp32"] = self.fp32
         return {backend: graphs_of for backend, graphs_of in graphs.items() if graphs_of}
 
 
@@ -83,7 +85,8 @@ def make_graphs(
     check_parity(release.tower, fp32, some, some, "fp32")
     int8 = {}
     if "int8" in precisions:
-        int8 = write_graphs(core, frames, normalisation, settings, work)
+        network = Network(release.tower, decoder)
+        int8 = write_graphs(core, frames, normalisation, settings, work, network=network)
     if "fp16" in precisions:
         onnx.save(to_fp16(fp32, some), fp16)
         check_parity(release.tower, fp16, some, some, "fp16")

@@ -13,7 +13,6 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from benchmarks.timing import interleave
-from calibration.watching import WITHOUT_INTEGER_KERNELS
 from export.graph import INPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
@@ -33,14 +32,15 @@ def one_thread_session(path: Path, on_integers: bool = True) -> ort.InferenceSes
 
     Args:
         path: of it.
-        on_integers: whether integer kernels may run what is between Q/DQ nodes; else it runs in
-            float32, as it is written (see `calibration.watching.WITHOUT_INTEGER_KERNELS`).
+        on_integers: whether integer kernels may run what is between Q/DQ nodes; else it runs as
+            it is written (see `calibration.watching.WITHOUT_INTEGER_KERNELS`), without the CPU's
+            fusions, which fail on float16 (1.32).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     if not on_integers:
-        options.add_session_config_entry(WITHOUT_INTEGER_KERNELS, "1")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

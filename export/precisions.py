@@ -48,7 +48,8 @@ def choose_precisions(source: Source, wanted: Sequence[str]) -> tuple[str, ...]:
     if "int8" in wanted and source.config.backbone.startswith("vit_"):
         raise ValueError(
             "INT8 for ONNX Runtime leaves matrix products in float32, and a ViT is little else; "
-            "choose --precision fp32 or fp16"
+            "choose --precision fp32 or fp16, or make a graph for TensorRT alone: "
+            "python -m calibration.int8 --method torch-smoothquant"
         )
     return tuple(dict.fromkeys(wanted))
 

@@ -57,15 +57,21 @@ class PublishedTower(nn.Module):
             backbone=_BACKBONES[model.name],
         )
         self.preprocess = model.preprocess
-        self._original = model.image.eval()
+        self._original: nn.Module = model.image.eval()
         mean, std = (torch.tensor(getattr(model.preprocess, name)) for name in ("mean", "std"))
         # Of channel c: (level / 255 - mean[c]) / std[c] = normalised * scale[c] + shift[c]
         self.register_buffer("scale", (self.config.std / std).reshape(-1, 1, 1))
         self.register_buffer("shift", ((self.config.mean - mean) / std).reshape(-1, 1, 1))
-        network: Any = self._original.network
+        network: Any = model.image.network
         vit = isinstance(network, VisionTransformer)
         self._network: nn.Module = network if vit else reparameterize_model(network)
         self._grey = _fold(self._network, self.scale.flatten(), self.shift.flatten())
+
+    def forget_original(self) -> None:
+        """Keep what `embed_and_characterise` runs, and nothing else: half the memory."""
+        self._original = nn.Identity()
+        if self._grey is not None:
+            self._network = nn.Identity()
 
     @property
     def has_stages(self) -> bool:

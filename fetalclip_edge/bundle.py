@@ -125,7 +125,6 @@ class ModelBundle:
     sha256: str
     head: dict[str, Any] | None = None
     tasks: dict[str, Any] = field(default_factory=dict)
-
     limits: tuple[str, ...] = ()
     age_bank: dict[str, Any] | None = None
 

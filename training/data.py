@@ -29,8 +29,8 @@ training_set_pixel_size_and_HC.csv and training_set/
 
 - the folder of the subset, with planes/ and hc18/, each with a labels.csv
 
-- your own CSV file with the columns image and caption, and patient and split (train or test)
-where you know them; the images' paths are relative to the file
+- your own CSV file with the columns image and caption, and patient, split (train or test) and
+scanner where you know them; the images' paths are relative to the file
 
 Several sources make one data set. Stopped half-way, the same command goes on where it stood.
 Images that cannot be decoded are left out and listed. docs/data.md tells more.

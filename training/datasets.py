@@ -39,6 +39,7 @@ class Example:
         shard: number of the shard within its split.
         side: longest side of the stored image, in pixels.
         head_circumference_mm: as measured by a person, where it was.
+        scanner: the ultrasound machine's make, where the shards tell.
     """
 
     archive: Path
@@ -51,6 +52,7 @@ class Example:
     shard: int
     side: int
     head_circumference_mm: float | None = None
+    scanner: str | None = None
 
     def open(self) -> Image.Image:
         """The image in grey (mode "L").

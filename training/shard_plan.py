@@ -70,8 +70,13 @@ class Shard:
 
     @property
     def inputs(self) -> str:
-        """Changes when one of the source's files does."""
-        return digest([[image.record.name, image.sha256, image.left_out] for image in self.images])
+        """Changes when one of the source's files does, or what the index alone holds."""
+        return digest([_input(image) for image in self.images])
+
+
+def _input(image: Planned) -> list[str | None]:
+    scanner = [] if image.record.scanner is None else [image.record.scanner]
+    return [image.record.name, image.sha256, image.left_out, *scanner]
 
 
 def check_records(records: Sequence[Record]) -> None:

@@ -168,6 +168,7 @@ def _example(archive: Path, index: Mapping[str, Any], sample: Mapping[str, Any])
         shard=index["shard"],
         side=max(sample["width"], sample["height"]),
         head_circumference_mm=sample.get("head_circumference_mm"),
+        scanner=sample.get("scanner"),
     )
 
 
@@ -216,6 +217,9 @@ def _write_shard(out: Path, shard: Shard, plan: str) -> dict[str, Any]:
                 sample = {**described(record), "width": width, "height": height}
                 writer.write({"__key__": key, suffix: content, "json": compact(sample)})
                 samples.append({"key": key, "image": f"{key}.{suffix}", **sample})
+                if record.scanner is not None:
+                    # Not in the tar, whose checksum says which data set a model learned from.
+                    samples[-1]["scanner"] = record.scanner
         with tarfile.open(partial) as tar:
             members = {member.name: member for member in tar}
         for sample in samples:

@@ -58,6 +58,7 @@ class Record:
         group: the patient, whom a split must not tear apart: "planes/12".
         split: "train" or "test".
         head_circumference_mm: as measured by a person, where it was.
+        scanner: the ultrasound machine's make, where the publisher tells.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Record:
     group: str
     split: str
     head_circumference_mm: float | None = None
+    scanner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ def _read_fetal_planes_db(root: Path) -> _Read:
                 Facts(row.choice("Plane", _PLANES), row.choice("Brain_plane", _BRAIN_PLANES)),
                 f"planes/{row.text('Patient_num')}",
                 row.choice("Train", _TRAIN_COLUMN),
+                scanner=row.optional("US_Machine"),
             )
         )
     return records, [], []
@@ -203,6 +206,7 @@ def _read_subset_planes(root: Path) -> _Read:
             Facts(row.choice("plane", _PLANES), row.choice("brain_plane", _BRAIN_PLANES)),
             f"planes/{row.text('patient')}",
             row.choice("split", _SPLITS),
+            scanner=row.optional("us_machine"),
         )
         for row in read_rows(
             root / "planes" / "labels.csv", ("file", "patient", "plane", "brain_plane", "split")
@@ -245,7 +249,7 @@ def _head(
 
 
 def _read_captions(path: Path) -> DataSet:
-    """A CSV `image,caption[,patient][,split]`; the images' paths are relative to it.
+    """A CSV `image,caption[,patient][,split][,scanner]`; the images' paths are relative to it.
 
     Without a split all images are for training; without a patient each is its own.
     """
@@ -263,6 +267,7 @@ def _read_captions(path: Path) -> DataSet:
                 Facts(None, caption=row.text("caption")),
                 f"{prefix}/{row.text('patient') if 'patient' in row.values else image}",
                 row.choice("split", _SPLITS) if "split" in row.values else "train",
+                scanner=row.optional("scanner"),
             )
         )
     return DataSet(f"captions of {path.name}", records)

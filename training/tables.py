@@ -43,6 +43,10 @@ class Row:
             raise self.error(f"{column} is empty")
         return self.values[column]
 
+    def optional(self, column: str) -> str | None:
+        """What stands in a column; None where nothing does, or the table has no such column."""
+        return self.values.get(column) or None
+
     def choice(self, column: str, names: Mapping[str, T]) -> T:
         """What one of some words stands for.
 

@@ -36,10 +36,12 @@ class EngineBackend(Backend):
     Attributes:
         module: the Python module of the runtime.
         install: how to get it.
+        keeps_kernels: whether the runtime compiles as it loads an engine, and what it made is kept.
     """
 
     module: ClassVar[str]
     install: ClassVar[str]
+    keeps_kernels: ClassVar[bool] = False
 
     def __init__(self, bundle: ModelBundle, *, threads: int, precision: str | None = None) -> None:
         self.precision = bundle.precision(self.name, precision)
@@ -49,7 +51,10 @@ class EngineBackend(Backend):
         path = bundle.folder / bundle.graphs[self.name][self.precision]
         self._runtime_log = make_log(self._trt)
         self._runtime = self._trt.Runtime(self._runtime_log.sink)
-        self._engine = self._load(bundle)
+        self._cache = EngineCache()
+        self._engine, self._key = self._load(bundle)
+        self._kernels = self._cache.kernels(self._key) if self.keeps_kernels else None
+        self._settings = self.runtime_settings(self._trt, self._engine, self._kernels)
         self._layout = Layout.of(self._trt, self._engine)
         blank = blank_frame(bundle)
         if self._layout.image.shape != blank.shape[1:] or self._layout.image.dtype != blank.dtype:
@@ -61,7 +66,7 @@ class EngineBackend(Backend):
         first = {
             tensor.name: np.empty((1, *tensor.shape), np.float32) for tensor in self._layout.outputs
         }
-        self._session(1).run(blank, first)
+        self._run(blank, first)
         self.signature = Signature.of(bundle, path, first)
 
     def encode(
@@ -77,7 +82,7 @@ class EngineBackend(Backend):
         for start in range(0, len(inputs), self._layout.most):
             part = slice(start, start + self._layout.most)
             piece = inputs[part]
-            self._session(len(piece)).run(piece, {name: a[part] for name, a in out.items()})
+            self._run(piece, {name: a[part] for name, a in out.items()})
         return dict(out)
 
     @classmethod
@@ -172,8 +177,8 @@ class EngineBackend(Backend):
                 f"{cls.module} is not installed or does not load ({error}): {cls.install}"
             ) from error
 
-    def _load(self, bundle: ModelBundle) -> Any:
-        cache = EngineCache()
+    def _load(self, bundle: ModelBundle) -> tuple[Any, EngineKey]:
+        cache = self._cache
         found, key = self._compile(self._trt, self._cuda, bundle, self.precision, None, cache)
         engine = self._runtime.deserialize_cuda_engine(found.data)
         if engine is None and not found.compiled:
@@ -187,7 +192,7 @@ class EngineBackend(Backend):
                 f"{self.module} {self.version} does not load the engine that it compiled: "
                 f"{self._runtime_log.why()}"
             )
-        return engine
+        return engine, key
 
     @staticmethod
     def configure(trt: Any, config: Any) -> None:
@@ -199,17 +204,48 @@ class EngineBackend(Backend):
         return True
 
     @staticmethod
-    def make_context(trt: Any, engine: Any) -> Any:
-        """An execution context of an engine of the runtime `trt`; None when it gives none."""
+    def runtime_settings(trt: Any, engine: Any, kernels: bytes | None) -> Any:
+        """How an engine's contexts shall run, where the runtime `trt` asks; None where not.
+
+        Args:
+            trt: the runtime's module.
+            engine: its engine.
+            kernels: that were kept of this engine; None of none.
+        """
+        return None
+
+    @staticmethod
+    def made_kernels(settings: Any) -> bytes:
+        """The kernels that contexts of these settings have made so far."""
+        return b""
+
+    @staticmethod
+    def make_context(engine: Any, settings: Any) -> Any:
+        """An execution context of an engine; None when the runtime gives none."""
         return engine.create_execution_context()
 
-    def _session(self, batch: int) -> Session:
-        """This thread's session: one for single frames, replayed, and one for larger batches."""
+    def _run(self, piece: NDArray[Any], out: Mapping[str, NDArray[np.float32]]) -> None:
+        session, is_new = self._session(len(piece))
+        session.run(piece, out)
+        if is_new and self.keeps_kernels:
+            with self._making:
+                made = self.made_kernels(self._settings)
+                if made != self._kernels:
+                    self._cache.keep_kernels(self._key, made)
+                    self._kernels = made
+
+    def _session(self, batch: int) -> tuple[Session, bool]:
+        """This thread's session: one for single frames, replayed, and one for larger batches.
+
+        Returns:
+            The session, and whether it was made just now.
+        """
         kind = "one" if batch == 1 else "several"
         session: Session | None = getattr(self._sessions, kind, None)
+        is_new = session is None
         if session is None:
             with self._making:
-                context = self.make_context(self._trt, self._engine)
+                context = self.make_context(self._engine, self._settings)
             if context is None:
                 raise BackendError(f"no execution context: {self._runtime_log.why()}")
             most = 1 if batch == 1 else self._layout.most
@@ -221,4 +257,4 @@ class EngineBackend(Backend):
                 record=self.may_record if batch == 1 else None,
             )
             setattr(self._sessions, kind, session)
-        return session
+        return session, is_new

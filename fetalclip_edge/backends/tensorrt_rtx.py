@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fetalclip_edge.backends.engine import EngineBackend
 
 __all__ = ["TensorRTRTXBackend"]
+
+_log = logging.getLogger("fetalclip_edge")
 
 
 class TensorRTRTXBackend(EngineBackend):
@@ -15,6 +18,7 @@ class TensorRTRTXBackend(EngineBackend):
     name = "tensorrt_rtx"
     module = "tensorrt_rtx"
     install = 'pip install "fetalclip-edge[tensorrt-rtx]"'
+    keeps_kernels = True
 
     @staticmethod
     def configure(trt: Any, config: Any) -> None:
@@ -27,11 +31,27 @@ class TensorRTRTXBackend(EngineBackend):
         return bool(context.is_stream_capturable(stream))
 
     @staticmethod
-    def make_context(trt: Any, engine: Any) -> Any:
-        """An execution context whose kernels are made now, for the shapes that it will see."""
-        config = engine.create_runtime_config()
+    def runtime_settings(trt: Any, engine: Any, kernels: bytes | None) -> Any:
+        """Kernels that are made at once for the shapes to be seen, or taken from the last time."""
+        settings = engine.create_runtime_config()
         # Otherwise they are made in the background, and the first frames, and what is recorded of
         # them, run on slower ones.
         strategies = trt.DynamicShapesKernelSpecializationStrategy
-        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-        return engine.create_execution_context(config)
+        settings.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        store = settings.create_runtime_cache()
+        if kernels and not store.deserialize(kernels):
+            _log.warning("TensorRT-RTX does not take the kernels that it made, and makes new ones")
+        settings.set_runtime_cache(store)
+        return settings
+
+    @staticmethod
+    def made_kernels(settings: Any) -> bytes:
+        """What is in the runtime's cache now."""
+        store = settings.get_runtime_cache()
+        found = store.serialize()
+        return b"" if found is None else bytes(found)
+
+    @staticmethod
+    def make_context(engine: Any, settings: Any) -> Any:
+        """An execution context that shares the kernels of the others."""
+        return engine.create_execution_context(settings)

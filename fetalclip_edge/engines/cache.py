@@ -3,7 +3,8 @@
 An engine is code for the GPU, and whoever can write it can run what they like there. So the folder
 is closed to others (0700), and one that is not is refused. Against accidents, not attackers, each
 file begins with the key it was made for and the sha256 of the engine: what is truncated, corrupt,
-of another device or of another version is compiled anew, never loaded.
+of another device or of another version is compiled anew, never loaded. What a runtime compiles as
+it loads an engine, its kernels, lies beside it in the same way.
 """
 
 from __future__ import annotations
@@ -131,11 +132,36 @@ class EngineCache:
         except OSError as error:
             _log.warning("the engine %s cannot be removed: %s", key.file_name, error)
 
-    def _keep(self, path: Path, key: EngineKey, data: bytes) -> CachedEngine:
-        header = {"key": asdict(key), "sha256": hashlib.sha256(data).hexdigest()}
+    def kernels(self, key: EngineKey) -> bytes | None:
+        """What the runtime made of an engine when it was last loaded; None where that is not there.
+
+        Raises:
+            BackendError: the folder is another user's, or others can write it.
+        """
         try:
-            _sweep(path)
-            cache.write_whole(path, _MAGIC + json.dumps(header).encode() + b"\n" + data)
+            return _load(self._kernels_of(key), key)
+        except OSError:
+            return None
+
+    def keep_kernels(self, key: EngineKey, data: bytes) -> None:
+        """Keep what the runtime made of an engine; where that fails, a warning says so.
+
+        Raises:
+            BackendError: the folder is another user's, or others can write it.
+        """
+        try:
+            path = self._kernels_of(key)
+            with _lock(path.with_suffix(".lock"), None):
+                _write(path, key, data)
+        except OSError as error:
+            _log.warning("kernels are not kept, and will be made again next time: %s", str(error))
+
+    def _kernels_of(self, key: EngineKey) -> Path:
+        return (self._open_folder() / key.file_name).with_suffix(".kernels")
+
+    def _keep(self, path: Path, key: EngineKey, data: bytes) -> CachedEngine:
+        try:
+            _write(path, key, data)
         except OSError as error:
             return self._unkept(data, error)
         return CachedEngine(data, path, compiled=True)
@@ -189,8 +215,15 @@ def _lock(path: Path, waiting: Callable[[], object] | None) -> Iterator[None]:
         os.close(handle)
 
 
+def _write(path: Path, key: EngineKey, data: bytes) -> None:
+    """Write a file that `_load` reads; we hold its lock."""
+    header = {"key": asdict(key), "sha256": hashlib.sha256(data).hexdigest()}
+    _sweep(path)
+    cache.write_whole(path, _MAGIC + json.dumps(header).encode() + b"\n" + data)
+
+
 def _sweep(path: Path) -> None:
-    """Remove what a process left that was killed while it wrote this engine; we hold its lock."""
+    """Remove what a process left that was killed while it wrote this file; we hold its lock."""
     for left in path.parent.glob(f".{path.name}.*"):
         left.unlink(missing_ok=True)
 
@@ -202,11 +235,11 @@ def _load(path: Path, key: EngineKey) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _log.warning("the engine %s cannot be read: %s", path, error)
+        _log.warning("%s cannot be read: %s", path, error)
         return None
     why, engine = _check(data, key)
     if why is not None:
-        _log.warning("the engine %s is not used, and compiled anew: %s", path, why)
+        _log.warning("%s is not used, and compiled anew: %s", path, why)
         return None
     return engine
 

@@ -19,6 +19,7 @@ import onnxruntime as ort
 from .fake_cuda import FakeCuda, inside
 
 MAGIC = b"an engine of the fake "
+KERNELS = b"kernels of the fake "
 
 
 class Severity(enum.Enum):
@@ -203,6 +204,7 @@ class FakeTensorRT(ModuleType):
         self._rtx = name == "tensorrt_rtx"
         self._built = 0
         self._contexts = 0
+        self._kernels = 0
         self._refuses: str | None = None
         self._loads = True
         self._capturable = True
@@ -279,8 +281,35 @@ class FakeTensorRT(ModuleType):
         return bytearray(start + model.SerializeToString())
 
 
+class IRuntimeCache:
+    """What was made for each shape, as text."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: set[str] = set()
+
+    def serialize(self) -> bytearray:
+        return bytearray(KERNELS + "|".join(sorted(self._made)).encode())
+
+    def deserialize(self, serialized_cache: bytes) -> bool:
+        if not serialized_cache.startswith(KERNELS):
+            return False
+        self._made |= set(serialized_cache.removeprefix(KERNELS).decode().split("|"))
+        return True
+
+
 class IRuntimeConfig:
-    __slots__ = ("dynamic_shapes_kernel_specialization_strategy",)
+    __slots__ = ("_store", "dynamic_shapes_kernel_specialization_strategy")
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> None:
+        self._store = cache
+
+    def get_runtime_cache(self) -> IRuntimeCache:
+        return self._store
 
 
 def engine_class(fake: FakeTensorRT) -> Any:
@@ -320,8 +349,9 @@ def engine_class(fake: FakeTensorRT) -> Any:
         def create_execution_context(self, config: IRuntimeConfig | None = None) -> Any:
             assert (config is not None) == fake._rtx
             fake._contexts += 1
-            kind = RTXExecutionContext if fake._rtx else IExecutionContext
-            return kind(fake._cuda, self, fake._capturable)
+            if config is None:
+                return IExecutionContext(fake._cuda, self, fake._capturable)
+            return RTXExecutionContext(fake._cuda, self, fake._capturable, fake, config._store)
 
     if fake._rtx:
         ICudaEngine.create_runtime_config = lambda self: IRuntimeConfig()  # type: ignore[attr-defined]
@@ -370,7 +400,19 @@ class IExecutionContext:
 
 
 class RTXExecutionContext(IExecutionContext):
-    __slots__ = ()
+    __slots__ = ("_fake", "_store")
+
+    def __init__(
+        self, cuda: FakeCuda, engine: Any, capturable: bool, fake: Any, store: IRuntimeCache
+    ) -> None:
+        super().__init__(cuda, engine, capturable)
+        self._fake, self._store = fake, store
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if str(self._shape) not in self._store._made:
+            self._fake._kernels += 1
+            self._store._made.add(str(self._shape))
+        return super().execute_async_v3(stream_handle)
 
     def is_stream_capturable(self, stream: int) -> bool:
         assert stream in self._cuda._streams

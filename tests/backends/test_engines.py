@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends import load_backend
 from fetalclip_edge.backends.tensorrt import TensorRTBackend
+from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.engines.build import Phases
 from fetalclip_edge.engines.cache import EngineCache
@@ -211,6 +214,81 @@ def test_a_compiler_that_gives_nothing_is_an_error_with_its_words(
     getattr(gpu, name)._refuses = "Could not find any implementation\nfor node conv_7"
     with pytest.raises(BackendError, match=r"linear\.onnx: .*any implementation for node conv_7"):
         load_backend(linear, name)
+
+
+# Kernels that TensorRT-RTX makes as it loads
+
+
+def test_kernels_are_made_once_and_taken_from_the_cache_by_the_next_start(
+    gpu: SimpleNamespace, linear: ModelBundle, frames: NDArray[np.uint8]
+) -> None:
+    # Given a start that saw single frames, and batches
+    backend = load_backend(linear, "tensorrt_rtx")
+    assert gpu.tensorrt_rtx._kernels == 1
+    expected = backend.encode(frames[:8])["embedding"]
+    assert gpu.tensorrt_rtx._kernels == 2
+    # When it starts again
+    backend = load_backend(linear, "tensorrt_rtx")
+    again = backend.encode(frames[:8])["embedding"]
+    # Then nothing is made, and the answers are the same
+    assert gpu.tensorrt_rtx._kernels == 2
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_kernels_lie_beside_the_engine_for_the_user_alone(
+    gpu: SimpleNamespace, linear: ModelBundle, own_cache: Path
+) -> None:
+    load_backend(linear, "tensorrt_rtx")
+    names = {path.suffix: path for path in (own_cache / "engines").iterdir()}
+    assert names[".kernels"].stem == names[".engine"].stem
+    assert names[".kernels"].stat().st_mode & 0o777 == 0o600
+    load_backend(linear, "tensorrt")
+    assert len(list((own_cache / "engines").glob("*.kernels"))) == 1
+
+
+@pytest.mark.parametrize("spoilt", ["cut", "foreign", "refused"])
+def test_kernels_that_cannot_be_trusted_are_made_anew(
+    gpu: SimpleNamespace,
+    linear: ModelBundle,
+    frames: NDArray[np.uint8],
+    weights: NDArray[np.float32],
+    own_cache: Path,
+    spoilt: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load_backend(linear, "tensorrt_rtx")
+    (path,) = (own_cache / "engines").glob("*.kernels")
+    whole = path.read_bytes()
+    if spoilt == "refused":  # the checksum is right, and still the runtime does not take them
+        backend = load_backend(linear, "tensorrt_rtx")
+        EngineCache().keep_kernels(backend._key, b"of another make")
+    else:
+        path.write_bytes(whole[:-1] if spoilt == "cut" else b"not of this program")
+    found = load_backend(linear, "tensorrt_rtx").encode(frames[:1])["embedding"]
+    np.testing.assert_allclose(found, embeddings(frames[:1], weights), rtol=1e-4, atol=1e-4)
+    assert gpu.tensorrt_rtx._kernels == 2
+    assert path.read_bytes() == whole
+    told = "does not take the kernels" if spoilt == "refused" else "is not used"
+    assert told in caplog.text
+
+
+def test_where_kernels_cannot_be_kept_frames_are_answered(
+    gpu: SimpleNamespace,
+    linear: ModelBundle,
+    frames: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    TensorRTRTXBackend.compile(linear)  # the engine is there
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fetalclip_edge.cache.write_whole", full)
+    backend = load_backend(linear, "tensorrt_rtx")
+    assert backend.encode(frames[:1])["embedding"].shape == (1, DIM)
+    assert "kernels are not kept" in caplog.text
+    assert "No space left" in caplog.text
 
 
 def changed(graph: onnx.ModelProto, **edits: object) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.frames import calibration_set, read_frames
+from calibration.frames import calibration_set, read_frames, scanners
 from training.config import load_config
 from training.datasets import Example, holdout_by_group
 from training.facts import Facts
@@ -53,6 +54,27 @@ def test_images_with_nothing_but_a_caption_count_as_a_kind() -> None:
     captioned = [example(f"{i}.jpg", Facts(None, caption=f"Picture {i}.")) for i in range(50)]
     chosen = calibration_set(examples(brain=50) + captioned, 10, seed=0)
     assert Counter(e.facts.plane for e in chosen) == {"brain": 5, None: 5}
+
+
+def test_every_scanner_is_there_with_every_plane_in_equal_parts_as_far_as_it_goes() -> None:
+    # Given a machine that made nearly all of it, and images of which nobody knows the machine
+    given = [
+        replace(example(f"{plane}{scanner}{i}.jpg", Facts(plane)), scanner=scanner)
+        for plane in ("femur", "brain")
+        for scanner, count in (("Voluson E6", 90), ("Aloka", 4), (None, 1))
+        for i in range(count)
+    ]
+    chosen = calibration_set(given, 24, seed=0)
+    assert scanners(chosen) == {"Voluson E6": 14, "Aloka": 8, "unknown": 2}
+    assert list(scanners(chosen)) == ["Voluson E6", "Aloka", "unknown"]
+    assert planes(chosen) == {"femur": 12, "brain": 12}
+
+
+def test_shards_that_tell_no_scanner_give_the_frames_they_always_gave() -> None:
+    given = [example(f"{i}.jpg", Facts(p)) for i, p in enumerate(["brain", "femur", "other"] * 20)]
+    # Recorded before there were scanners.
+    names = [e.name for e in calibration_set(given, 6, seed=3)]
+    assert names == ["24.jpg", "16.jpg", "41.jpg", "9.jpg", "43.jpg", "53.jpg"]
 
 
 def test_no_frame_is_chosen_twice_and_all_may_be() -> None:

@@ -89,13 +89,19 @@ def test_all_of_it_is_what_tensorrt_takes(quantised: Path) -> None:
         assert not zeros.any()
         assert not constants[activation.input[2]].any()
         assert np.abs(integers.astype(int)).max() <= 127
-        assert constants[node.input[2]].dtype == np.float32
+        # The rest is float16; strongly typed, a scale says what comes out.
+        rest = [constants[node.input[2]], scales, constants[activation.input[1]]]
+        assert {values.dtype for values in rest} == {np.dtype(np.float16)}
+        assert scales.min() >= 2**-17
     # One pair for each input and no more: nothing is rounded before its activation cuts it off.
     rounding = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert len(rounding) == len({node.input[0] for node in convolutions})
     assert all(node.input[0] not in constants for node in rounding)
-    first = next(node for node in rounding if node.input[0] == "normalised")
-    assert float(constants[first.input[1]]) == 1 / 128  # a step is a grey level
+    # The way to the first is in float32, and a step there is a grey level.
+    [cast] = [node for node in graph.node if node.input[0] == "normalised"]
+    [first] = [node for node in rounding if node.input[0] == cast.output[0]]
+    assert cast.op_type == "Cast"
+    assert float(constants[first.input[1]]) == 1 / 128
 
 
 def test_tensorrt_rtx_compiles_it(quantised: Path, tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_a_graph_of_another_make_is_refused(core: Path, tmp_path: Path) -> None:
 
 
 def test_a_method_that_does_not_exist_is_refused(core: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="modelopt-entropy, not 'guess'"):
+    with pytest.raises(ValueError, match="torch-smoothquant, not 'guess'"):
         quantise_symmetric(core, frames(2, 0), MEAN, STD, tmp_path / "out.onnx", "guess")
 
 

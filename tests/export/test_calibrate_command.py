@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+import torch
 import typer
 from PIL import Image
 from rich.console import Console
@@ -23,8 +24,12 @@ from calibration.gate import Judgement
 from calibration.int8 import main
 from calibration.sensitivity import Sensitivity
 from calibration.settings import Settings, load_settings
+from training.models import DualEncoder, ModelConfig
+from training.release import Origin, save_release
 from training.shards import write_shards
 from training.sources import DataSet
+
+from .conftest import HELD_PATIENTS
 
 FAILURE = "F1 of femur falls by 40.0 points"
 
@@ -66,6 +71,7 @@ def test_every_layer_has_its_cost_the_worst_first(made: Made) -> None:
 
 def test_the_report_can_be_read_and_shows_no_patient(made: Made) -> None:
     told = (made.folder / "report.md").read_text()
+    assert "- scanners: unknown 32 (python -m training.data writes shards that tell" in told
     worst = made.report["layers"][0]["layer"]
     for words in (
         f"sha256 of frames: {made.report['calibration']['sha256_of_frames']}",
@@ -155,6 +161,40 @@ def test_only_the_graph_that_fails_is_made_again(
     assert found.attempts[CPU] is first[CPU]
 
 
+# A ViT
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained ViT, with the patients of the drawn shards held out."""
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    text = {"text_width": 32, "text_heads": 2, "text_layers": 1}
+    config = ModelConfig(embed_dim=16, backbone="vit_tiny_patch16_224", **text)
+    held = [f"planes/{i}" for i in HELD_PATIENTS]
+    save_release(folder, DualEncoder(config).eval(), {"planes_f1": 0.1}, held, Origin("pretrain"))
+    return folder
+
+
+def test_a_vit_gets_a_graph_for_gpus_by_a_method_of_pytorch(
+    vit: Path, drawn: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "loose.yaml"
+    config.write_text(
+        "frames: 16\nmethod: torch-smoothquant\nlayers_in_float: 0\n"
+        "gate: {macro_f1_drop: 100, class_f1_drop: 100, agreement: 0, calibration_error_rise: 1}\n"
+    )
+    main(vit, drawn, tmp_path / "out", config)
+    assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["encoder.int8.onnx"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    [graph] = report["graphs"].values()
+    assert graph["cosine_mean"] > 0.99
+    assert report["calibration"]["method_of_the_symmetric_graph"] == "torch-smoothquant"
+    weights = onnx.load(tmp_path / "out" / "encoder.int8.onnx").graph.initializer
+    integers = sum(np.prod(c.dims) for c in weights if c.data_type == onnx.TensorProto.INT8)
+    assert integers > 5_000_000  # of 5.5 million
+
+
 # Bad input
 
 
@@ -218,6 +258,20 @@ def test_a_method_or_settings_that_do_not_exist_are_told(
     assert (code, "none.yaml" in said) == (2, True)
 
 
+def test_a_method_that_leaves_a_vit_as_it_is_is_told(
+    refused: Refused, drawn: Path, vit: Path
+) -> None:
+    code, said = refused(drawn, model=vit)
+    assert code == 2
+    assert "which onnxruntime leaves in float32; choose --method torch-max, torch-mse" in said
+
+
+def test_learning_without_a_method_of_pytorch_is_told(refused: Refused, drawn: Path) -> None:
+    code, said = refused(drawn, distill_epochs=3)
+    assert code == 2
+    assert "distill_epochs needs a method of torch-max, torch-mse, torch-smoothquant" in said
+
+
 def test_a_layer_that_is_not_there_is_told(refused: Refused, drawn: Path, tmp_path: Path) -> None:
     config = tmp_path / "layer.yaml"
     config.write_text("frames: 16\nin_float: [nowhere]\n")
@@ -236,7 +290,7 @@ def test_a_graph_that_fails_ends_with_code_1_and_is_not_left_from_before(
 ) -> None:
     # Given the graphs of an earlier run, and limits that nothing passes
     (tmp_path / "encoder.int8.onnx").write_bytes(b"old")
-    monkeypatch.setattr(calibrator, "write_graphs", lambda *_: graphs.int8)
+    monkeypatch.setattr(calibrator, "write_graphs", lambda *_, **__: graphs.int8)
     monkeypatch.setattr(calibrator, "rank", lambda *_: [Sensitivity("stem", 0.1)])
     config = tmp_path / "strict.yaml"
     config.write_text("frames: 16\nlayers_in_float: 0\ngate:\n  mean_cosine: 1.0\n")

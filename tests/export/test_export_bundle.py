@@ -142,6 +142,7 @@ def test_the_manifest_says_what_int8_was_calibrated_on(bundle: Path) -> None:
     found = json.loads((bundle / "manifest.json").read_text())["calibration"]
     assert (found["frames"], found["seed"], found["method"]) == (256, 0, "onnxruntime")
     assert len(found["sha256_of_frames"]) == 64
+    assert found["scanners"] == {"unknown": 256}  # drawn by no machine
     assert set(found["gate"]) == {"encoder.cpu.onnx", "encoder.int8.onnx"}
     for judged in found["gate"].values():
         assert judged["passed"]

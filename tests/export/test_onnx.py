@@ -251,7 +251,9 @@ def test_a_published_model_becomes_a_bundle_that_the_sdk_runs(
     # Then it says whose it is, and what it holds
     model = fe.load(out)
     assert model.bundle.license == "CC-BY-NC-4.0"
-    assert model.bundle.graphs == {"onnxruntime": {"fp32": "encoder.onnx"}}
+    assert model.bundle.graphs == {
+        name: {"fp32": "encoder.onnx"} for name in ("onnxruntime", "openvino")
+    }
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["architecture"], manifest["preprocess"]["size"]) == ("fastvit_mci0", 64)
     owed = manifest["training_data"][-1]

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,23 @@ def test_everything_known_of_an_image_is_read_back(tmp_path: Path) -> None:
     assert read["hc18/a.png"].head_circumference_mm == 175.3
     assert read["drawn/b.png"].facts == captioned.facts
     assert read["drawn/b.png"].head_circumference_mm is None
+
+
+def test_the_scanner_is_in_the_index_and_changes_no_tar_and_no_checksum(
+    small: DataSet, tmp_path: Path
+) -> None:
+    # Given shards made before the scanner was told
+    before = write_shards([small], tmp_path / "shards")
+    assert {e.scanner for e in read_examples(tmp_path / "shards", "train")} == {None}
+    tars = {n: c for n, c in contents(tmp_path / "shards").items() if n.endswith(".tar")}
+    # When they are made again in the same place
+    told = [replace(r, scanner=f"Make {i % 2}") for i, r in enumerate(small.records)]
+    after = write_shards([DataSet("drawn", told)], tmp_path / "shards")
+    # Then a model that learned from the old ones knows them, and the scanner is there
+    assert after["sha256"] == before["sha256"]
+    assert tars == {n: c for n, c in contents(tmp_path / "shards").items() if n.endswith(".tar")}
+    wanted = {r.name: r.scanner for r in told if r.split == "train"}
+    assert {e.name: e.scanner for e in read_examples(tmp_path / "shards", "train")} == wanted
 
 
 def test_the_order_of_the_sources_does_not_matter(small: DataSet, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_fetal_planes_db_is_read_as_published(tmp_path: Path) -> None:
         Facts("brain", "trans-thalamic"),
         "planes/1",
         "train",
+        scanner="Voluson E6",
     )
     assert [(r.facts, r.group, r.split) for r in (data_set.records[0], data_set.records[2])] == [
         (Facts("other"), "planes/1", "train"),
@@ -152,6 +153,7 @@ def test_the_subset_has_the_counts_and_labels_of_its_tables(data_root: Path) -> 
                 assert record.path.is_file()
                 assert record.name == f"{folder}/{row['file']}"
                 assert (record.group, record.split) == (f"{folder}/{row[patient]}", row["split"])
+                assert record.scanner == row.get("us_machine")
                 if folder == "planes":
                     assert record.facts.plane == row["plane"].lower().split()[-1]
                     assert record.facts.brain_plane == (row["brain_plane"].lower() or None)
@@ -174,12 +176,15 @@ def test_captions_need_no_more_than_image_and_caption(tmp_path: Path) -> None:
     ]
 
 
-def test_captions_may_give_patient_and_split(tmp_path: Path) -> None:
+def test_captions_may_give_patient_split_and_scanner(tmp_path: Path) -> None:
     (tmp_path / "clinic.csv").write_text(
-        "split\tcaption\timage\tpatient\tnote\ntest\tA femur\t1.png\t7\tx\n"
+        "split\tcaption\timage\tpatient\tnote\tscanner\n"
+        "test\tA femur\t1.png\t7\tx\tClarius C3\n"
+        "test\tA head\t2.png\t7\tx\t\n"
     )
-    (record,) = read_source(tmp_path / "clinic.csv")[0].records
+    record, other = read_source(tmp_path / "clinic.csv")[0].records
     assert (record.group, record.split) == ("captions/clinic/7", "test")
+    assert (record.scanner, other.scanner) == ("Clarius C3", None)
 
 
 words = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).map(str.strip)

@@ -1,0 +1,199 @@
+"""NVIDIA's modelopt on the model in PyTorch: ranges, SmoothQuant, and learning to be rounded.
+
+For networks of linear layers, such as a ViT, and for when finding ranges is not enough: then the
+rounded model learns to give the embeddings of the one in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from calibration.torch_modules import prepared
+from export.graph import Tower, export_core
+from training.models.decoder import HeadDecoder
+
+__all__ = ["TORCH_METHODS", "Network", "place_in_torch"]
+
+TORCH_METHODS = ("torch-max", "torch-mse", "torch-smoothquant")
+"""The largest value; for weights the range with the least error; ranges evened out first."""
+
+_IN_FLOAT = ("*projection*", "*.head.*")
+_BATCH = 8
+_LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A model in PyTorch.
+
+    Attributes:
+        tower: what embeds.
+        decoder: of the head, which stays in float32; None without one.
+    """
+
+    tower: Tower
+    decoder: HeadDecoder | None = None
+
+
+def place_in_torch(
+    network: Network,
+    frames: NDArray[np.float32],
+    method: str,
+    epochs: int = 0,
+    in_float: Sequence[str] = (),
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Give the convolutions and linear layers of a model quantisers.
+
+    The projection to the embedding stays in float32.
+
+    Args:
+        network: the model.
+        frames: calibration set, normalised, float32 `(N, 1, S, S)`.
+        method: one of `TORCH_METHODS`.
+        epochs: how often the rounded model sees all frames and learns from the one in float32.
+        in_float: names of convolutions that stay in float32.
+
+    Returns:
+        Q/DQ graph from normalised float32, and the same in float32 before it learned.
+
+    Raises:
+        ValueError: the tower is of a kind that cannot be prepared.
+        RuntimeError: modelopt is not installed.
+    """
+    try:
+        with _quiet():
+            import modelopt.torch.quantization as mtq
+    except ImportError as error:
+        raise RuntimeError(
+            f'{method} needs NVIDIA\'s modelopt: pip install "fetalclip-edge[export]" ({error})'
+        ) from error
+    plain = prepared(network.tower)
+    rounded = cast(nn.Module, copy.deepcopy(plain))
+    parts = torch.from_numpy(frames).split(_BATCH)
+
+    def show(model: nn.Module) -> None:
+        with torch.no_grad():
+            for part in parts:
+                cast(Tower, model).embed_and_characterise(part)
+
+    with _quiet():
+        mtq.quantize(rounded, _config(mtq, method), show)
+        _learn(cast(Tower, rounded), plain, parts, epochs)
+        rounded.eval().requires_grad_(False)
+        model, core = (_exported(each, network.decoder) for each in (cast(Tower, rounded), plain))
+    _pad_in_convolutions(model.graph, core.graph)
+    _leave_in_float(model, core, in_float)
+    return model, core
+
+
+def _config(mtq: Any, method: str) -> dict[str, Any]:
+    name = "INT8_SMOOTHQUANT_CFG" if method == "torch-smoothquant" else "INT8_DEFAULT_CFG"
+    config: dict[str, Any] = copy.deepcopy(getattr(mtq, name))
+    if method == "torch-mse":
+        config["algorithm"] = "mse"
+    config["quant_cfg"] += [{"quantizer_name": name, "enable": False} for name in _IN_FLOAT]
+    return config
+
+
+def _learn(rounded: Tower, plain: Tower, parts: Sequence[Tensor], epochs: int) -> None:
+    """Distil: the cosine of every output with that of float32, on the same frames."""
+    if not epochs:
+        return
+    module = cast(nn.Module, rounded).requires_grad_(True)
+    optimiser = torch.optim.Adam(module.parameters(), lr=_LEARNING_RATE)
+    order = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        wanted = [plain.embed_and_characterise(part) for part in parts]
+    for _ in range(epochs):
+        for index in torch.randperm(len(parts), generator=order).tolist():
+            found = rounded.embed_and_characterise(parts[index])
+            pairs = zip(found, wanted[index], strict=True)
+            loss = sum((1 - F.cosine_similarity(a, b)).mean() for a, b in pairs)
+            optimiser.zero_grad()
+            cast(Tensor, loss).backward()
+            optimiser.step()
+
+
+def _exported(tower: Tower, decoder: HeadDecoder | None) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        export_core(tower, path, decoder)
+        return onnx.load(path)
+
+
+def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
+    """Let convolutions pad, and have the names of the other graph.
+
+    Padding first is the same: 0 is 0 before it is rounded and after.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    # Where onnxslim lets one pad, it names it after its output.
+    convolutions = [node for node in core.node if node.op_type == "Conv"]
+    wanted = {node.name.removesuffix("_output_0"): node for node in convolutions}
+    padding = []
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        original = wanted[node.name.removesuffix("_output_0")]
+        node.name = original.name
+        if node.input[0] not in made_by:
+            continue
+        quantise = made_by.get(made_by[node.input[0]].input[0])
+        pad = made_by.get(quantise.input[0]) if quantise is not None else None
+        if quantise is None or pad is None or pad.op_type != "Pad":
+            continue
+        quantise.input[0] = pad.input[0]
+        padding.append(pad)
+        for attribute in list(node.attribute):
+            if attribute.name in ("pads", "auto_pad"):
+                node.attribute.remove(attribute)
+        node.attribute.extend(a for a in original.attribute if a.name == "pads")
+    for pad in padding:
+        if not any(name in pad.output for node in graph.node for name in node.input):
+            graph.node.remove(pad)
+    read = {name for node in graph.node for name in node.input}
+    for constant in [c for c in graph.initializer if c.name not in read]:
+        graph.initializer.remove(constant)
+    del graph.value_info[:]  # shapes that were those of padded tensors
+
+
+def _leave_in_float(model: onnx.ModelProto, core: onnx.ModelProto, names: Sequence[str]) -> None:
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    plain = {c.name: c for c in core.graph.initializer}
+    originals = {node.name: node for node in core.graph.node}
+    for node in model.graph.node:
+        if node.name not in names:
+            continue
+        node.input[0] = made_by[made_by[node.input[0]].input[0]].input[0]
+        weights = numpy_helper.to_array(plain[originals[node.name].input[1]])
+        node.input[1] = f"{node.name} in float"
+        model.graph.initializer.append(numpy_helper.from_array(weights, node.input[1]))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what modelopt prints, and warns of on machines without a GPU."""
+    unseen = io.StringIO()
+    with (
+        contextlib.redirect_stdout(unseen),
+        contextlib.redirect_stderr(unseen),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

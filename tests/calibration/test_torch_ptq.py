@@ -1,0 +1,202 @@
+"""INT8 by modelopt in PyTorch: towers of convolutions, of linear layers, and as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from calibration.symmetric_int8 import quantise_symmetric
+from calibration.torch_modules import prepared
+from calibration.torch_ptq import TORCH_METHODS, Network
+from export.engine import CAPABILITIES, compile_for
+from export.graph import Tower, export_core
+from export.published import PublishedTower
+from tests.export.small import small_fetalclip
+from training.models import ImageTower, ModelConfig
+
+MEAN, STD = 127 / 255, 128 / 255
+
+
+def frames(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Smooth pictures with some noise: ranges as of pictures, not of noise alone."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    waves = [np.sin(rng.uniform(3, 20) * (x + rng.uniform(-1, 1) * y)) for _ in range(count)]
+    pictures = 127 + 90 * np.stack(waves) + rng.normal(0, 8, (count, size, size))
+    return pictures.clip(0, 255).astype(np.uint8)[:, None]
+
+
+def convolutional() -> Tower:
+    torch.manual_seed(0)
+    tower = ImageTower(ModelConfig(image_size=64, embed_dim=16))
+    tower.load_imagenet()
+    return tower.eval().requires_grad_(False)
+
+
+def transformer() -> Tower:
+    """A ViT of six layers; timm's own, for tests."""
+    torch.manual_seed(0)
+    tower = ImageTower(ModelConfig(image_size=160, embed_dim=16, backbone="test_vit"))
+    return tower.eval().requires_grad_(False)
+
+
+def published() -> Tower:
+    """FetalCLIP's kind, whose attention PyTorch computes in one piece."""
+    return PublishedTower(small_fetalclip())
+
+
+TOWERS: dict[str, Callable[[], Tower]] = {
+    "convolutional": convolutional,
+    "transformer": transformer,
+    "published": published,
+}
+
+
+@pytest.fixture(scope="module")
+def towers() -> dict[str, Tower]:
+    return {name: make() for name, make in TOWERS.items()}
+
+
+Quantise = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def quantise(towers: dict[str, Tower], tmp_path_factory: pytest.TempPathFactory) -> Quantise:
+    """The INT8 graph of a tower, made once."""
+    made: dict[tuple[str, str, int], Path] = {}
+
+    def make(name: str, method: str, epochs: int = 0) -> Path:
+        if (name, method, epochs) not in made:
+            folder, tower = tmp_path_factory.mktemp("torch"), towers[name]
+            export_core(tower, folder / "core.onnx")
+            shown = frames(8, tower.config.image_size)
+            out = made[name, method, epochs] = folder / "encoder.int8.onnx"
+            quantise_symmetric(
+                *(folder / "core.onnx", shown, MEAN, STD, out, method),
+                network=Network(tower),
+                epochs=epochs,
+            )
+        return made[name, method, epochs]
+
+    return make
+
+
+def cosines(path: Path, tower: Tower, seed: int = 1) -> np.ndarray:
+    """Of the graph as it is written with the tower in PyTorch."""
+    images = frames(8, tower.config.image_size, seed)
+    with torch.inference_mode():
+        normalised = (torch.from_numpy(images).float() - 127) / 128
+        expected = tower.embed_and_characterise(normalised)[0].numpy()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(["embedding"], {"image": images})[0]
+    assert found.shape == expected.shape
+    return np.asarray((found * expected).sum(axis=1))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_prepared_tower_gives_what_the_tower_gives(name: str, towers: dict[str, Tower]) -> None:
+    tower = towers[name]
+    images = torch.rand(3, 1, tower.config.image_size, tower.config.image_size) * 2 - 1
+    copy = prepared(tower)
+    with torch.inference_mode():
+        pairs = zip(
+            tower.embed_and_characterise(images), copy.embed_and_characterise(images), strict=True
+        )
+        for wanted, found in pairs:
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+    kinds = {type(module).__name__ for module in copy.modules()}  # type: ignore[attr-defined]
+    assert not kinds & {"BatchNormAct2d", "Conv2dSame", "MultiheadAttention"}
+
+
+CASES = list(zip(TOWERS, TORCH_METHODS, strict=True))
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_embeddings_are_near_those_in_float32(
+    name: str, method: str, towers: dict[str, Tower], quantise: Quantise
+) -> None:
+    assert cosines(quantise(name, method), towers[name]).min() > 0.98
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_all_products_but_the_last_are_of_integers(
+    name: str, method: str, quantise: Quantise
+) -> None:
+    graph = onnx.load(quantise(name, method)).graph
+    constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    made_by = {output: node for node in graph.node for output in node.output}
+
+    def comes_from(value: str) -> str:
+        while value in made_by and made_by[value].op_type in ("Transpose", "Cast"):
+            value = made_by[value].input[0]
+        return made_by[value].op_type if value in made_by else "constant"
+
+    in_float = [
+        node
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and comes_from(node.input[1]) == "constant"
+    ]
+    integers = [c for c in constants.values() if c.dtype == np.int8 and c.ndim > 1]
+    assert len(in_float) == 1, [node.name for node in in_float]
+    assert len(integers) > 5
+    assert max(c.size for c in constants.values() if c.dtype != np.int8) < 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("convolutional", "torch-max"), ("published", "torch-smoothquant")]
+)
+def test_tensorrt_rtx_compiles_it(
+    name: str, method: str, quantise: Quantise, tmp_path: Path
+) -> None:
+    found = compile_for(quantise(name, method), CAPABILITIES, tmp_path)
+    assert found.capabilities == ("8.6", "8.9", "12.0")
+
+
+def test_learning_to_be_rounded_brings_it_nearer(
+    towers: dict[str, Tower], quantise: Quantise
+) -> None:
+    before = cosines(quantise("transformer", "torch-mse"), towers["transformer"], seed=0)
+    after = cosines(quantise("transformer", "torch-mse", 4), towers["transformer"], seed=0)
+    assert after.mean() > before.mean()
+
+
+def test_a_convolution_that_is_named_stays_in_float32(
+    towers: dict[str, Tower], tmp_path: Path
+) -> None:
+    tower = towers["convolutional"]
+    export_core(tower, tmp_path / "core.onnx")
+    graph = onnx.load(tmp_path / "core.onnx").graph
+    names = [node.name for node in graph.node if node.op_type == "Conv"]
+    out = tmp_path / "some.onnx"
+    quantise_symmetric(
+        *(tmp_path / "core.onnx", frames(4, 64), MEAN, STD, out, "torch-max", names[:1]),
+        network=Network(tower),
+    )
+    found = onnx.load(out).graph
+    dequantised = {n.output[0] for n in found.node if n.op_type == "DequantizeLinear"}
+    convolutions = [node for node in found.node if node.op_type == "Conv"]
+    assert [n.name for n in convolutions if n.input[1] not in dequantised] == names[:1]
+    # And it pads as it did, though in PyTorch something before it pads.
+    pads = {n.name: a.ints for n in graph.node for a in n.attribute if a.name == "pads"}
+    assert {n.name: a.ints for n in convolutions for a in n.attribute if a.name == "pads"} == pads
+
+
+def test_methods_of_pytorch_need_the_model(tmp_path: Path, towers: dict[str, Tower]) -> None:
+    export_core(towers["convolutional"], tmp_path / "core.onnx")
+    with pytest.raises(ValueError, match="torch-max needs the model in PyTorch"):
+        quantise_symmetric(
+            tmp_path / "core.onnx", frames(2, 64), MEAN, STD, tmp_path / "x.onnx", "torch-max"
+        )
+    with pytest.raises(ValueError, match="learning to be rounded needs one of torch-max"):
+        quantise_symmetric(
+            *(tmp_path / "core.onnx", frames(2, 64), MEAN, STD, tmp_path / "x.onnx"), epochs=1
+        )
