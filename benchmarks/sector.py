@@ -28,7 +28,7 @@ import fetalclip_edge as fe
 from benchmarks.screens import screen_around
 from benchmarks.timing import machine, table
 from fetalclip_edge.results import BRAIN_PLANES, Region, Result
-from training.heads import Head, read_heads
+from training.head_images import Head, read_heads
 from training.sources import Record, read_source
 
 __all__ = ["Box", "Frames", "boxes", "iou", "removed", "seen_as", "summary"]

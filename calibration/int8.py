@@ -201,8 +201,10 @@ def main(
     console = Console(stderr=True)
     try:
         settings = Settings() if config is None else load_settings(config)
-        told = {"method": method, "distill_epochs": distill_epochs}
-        settings = replace(settings, **{k: v for k, v in told.items() if v is not None})
+        if method is not None:
+            settings = replace(settings, method=method)
+        if distill_epochs is not None:
+            settings = replace(settings, distill_epochs=distill_epochs)
         reports = calibrate(model, data, out, settings, console)
         failed = [report.file for report in reports.values() if not report.judgement.passed]
         if failed:

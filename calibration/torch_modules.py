@@ -97,12 +97,12 @@ def _without_same_padding(module: nn.Module) -> nn.Module:
     if type(module) is not Conv2dSame:
         return module
     plain = nn.Conv2d(
-        module.in_channels,
-        module.out_channels,
+        cast(int, module.in_channels),
+        cast(int, module.out_channels),
         cast(Any, module.kernel_size),
         cast(Any, module.stride),
         dilation=cast(Any, module.dilation),
-        groups=module.groups,
+        groups=cast(int, module.groups),
         bias=module.bias is not None,
     )
     plain.load_state_dict(module.state_dict())

@@ -81,7 +81,8 @@ class InputMask:
 
 
 def _black(spec: PreprocessSpec) -> NDArray[np.float64]:
-    return -np.array(spec.mean) / np.array(spec.std)
+    black: NDArray[np.float64] = -np.array(spec.mean) / np.array(spec.std)
+    return black
 
 
 def _crop(image: NDArray[np.uint8], region: Region | None) -> NDArray[np.uint8]:

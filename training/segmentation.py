@@ -157,8 +157,8 @@ def teach(
     for epoch in range(settings.epochs):
         order = list(range(len(learned.heads)))
         random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-        for start in range(rounds):
-            chosen = order[start * settings.batch : (start + 1) * settings.batch]
+        for turn in range(rounds):
+            chosen = order[turn * settings.batch : (turn + 1) * settings.batch]
             maps, wanted = views(chosen, epoch)
             loss = head_loss(decoder(maps), wanted)
             optimizer.zero_grad(set_to_none=True)
@@ -167,7 +167,7 @@ def teach(
             optimizer.step()
             schedule.step()
             average.update(decoder)
-            done(epoch, (start + 1) * settings.batch, float(loss.detach()), average.model)
+            done(epoch, (turn + 1) * settings.batch, float(loss.detach()), average.model)
     averaged: HeadDecoder = average.model.eval()
     return averaged
 

@@ -171,7 +171,7 @@ def _lowest(polygon: Points, x: float) -> float:
         if min(x0, x1) <= x <= max(x0, x1):
             share = 0.0 if x1 == x0 else (x - x0) / (x1 - x0)
             found.append(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0))
-    return max(found)
+    return float(max(found))
 
 
 def _confidence(polygon: Points, found: Mask) -> float:
