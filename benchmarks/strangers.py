@@ -154,23 +154,20 @@ def _bars(height: int, width: int, seed: int) -> Picture:
 def _checks(height: int, width: int, seed: int) -> Picture:
     side = 8 << seed % 4
     y, x = np.mgrid[:height, :width] // side
-    board: Picture = ((x + y) % 2 * 255).astype(np.uint8)
-    return board
+    return np.asarray((x + y) % 2 * 255, np.uint8)
 
 
 def _ramp(height: int, width: int, seed: int) -> Picture:
     y, x = np.mgrid[:height, :width]
     steps = (256, 16, 8)[seed % 3]
     level = x / width if seed % 2 else (x / width + y / height) / 2
-    ramp: Picture = (np.floor(level * steps) / steps * 255).astype(np.uint8)
-    return ramp
+    return np.asarray(np.floor(level * steps) / steps * 255, np.uint8)
 
 
 def _rings(height: int, width: int, seed: int) -> Picture:
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(y - height / 2, x - width / 2)
-    rings: Picture = (127.5 + 127.5 * np.cos(distance**2 / (500 + 400 * seed))).astype(np.uint8)
-    return rings
+    return np.asarray(127.5 + 127.5 * np.cos(distance**2 / (500 + 400 * seed)), np.uint8)
 
 
 def _grid(height: int, width: int, seed: int) -> Picture:
