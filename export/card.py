@@ -108,7 +108,7 @@ def task_section(tasks: Mapping[str, Any]) -> list[str]:
     for name, entry in tasks.items():
         found, data = entry["metrics"], entry["data"]
         figures = [
-            f"{title} {found[key]:.3f} {_between(found[f'{key}_interval'])}".rstrip()
+            f"{title} {found[key]:.3f} {_between(found.get(f'{key}_interval'))}".rstrip()
             for key, title in _OF_HEADS.items()
             if found.get(key) is not None
         ]

@@ -80,5 +80,7 @@ def _check_encoder(head: Path, encoder: Mapping[str, Any], bundle: ModelBundle) 
 def _check_out(bundle: Path, out: Path) -> None:
     if out.resolve() == bundle.resolve():
         raise ValueError(f"--out {out} is the bundle itself; choose another folder for the copy")
-    if out.exists() and not all((out / name).is_file() for name in (MANIFEST, CHECKSUM)):
+    empty = out.is_dir() and not any(out.iterdir())
+    is_bundle = all((out / name).is_file() for name in (MANIFEST, CHECKSUM))
+    if out.exists() and not (empty or is_bundle):
         raise ValueError(f"--out {out} exists and is not a bundle; choose another folder")

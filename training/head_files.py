@@ -121,9 +121,14 @@ def read_head_folder(folder: Path) -> tuple[dict[str, Any], bytes]:
         for name, kind in _NEEDED.items()
         if not isinstance(described, dict) or not isinstance(described.get(name), kind)
     ]
-    if wrong or "threshold" not in described or "sha256" not in described["encoder"]:
-        told = ", ".join(wrong) or "threshold, encoder.sha256"
-        raise ValueError(f"{path} was not written by training.heads: look at {told}")
+    if not wrong:
+        within = {"labels": all(isinstance(label, str) for label in described["labels"])}
+        within["threshold"] = "threshold" in described
+        within["encoder"] = "sha256" in described["encoder"]
+        within["metrics"] = {"clips", "groups"} <= described["metrics"].keys()
+        wrong = [name for name, right in within.items() if not right]
+    if wrong:
+        raise ValueError(f"{path} was not written by training.heads: look at {', '.join(wrong)}")
     check_task_name(described["task"])
     weights = (folder / HEAD_WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != described["weights_sha256"]:

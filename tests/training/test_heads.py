@@ -213,6 +213,11 @@ def halved(folder: Path) -> None:
     (folder / "head.json").write_text(json.dumps(described))
 
 
+def unmeasured(folder: Path) -> None:
+    described = json.loads((folder / "head.json").read_text())
+    (folder / "head.json").write_text(json.dumps({**described, "metrics": {}}))
+
+
 def pooled(folder: Path) -> None:
     described = json.loads((folder / "head.json").read_text())
     (folder / "head.json").write_text(json.dumps({**described, "pooling": "mean"}))
@@ -223,6 +228,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (tampered, r"head\.safetensors differs from the checksum"),
     (renamed, "the name of a task must be"),
     (halved, "was not written by training.heads: look at labels"),
+    (unmeasured, "was not written by training.heads: look at metrics"),
     (pooled, "task lie has the pooling mean"),
     (lambda folder: (folder / "head.json").write_text("{"), "is not JSON"),
     (lambda folder: (folder / "head.safetensors").unlink(), "is missing; make it with"),
