@@ -75,7 +75,7 @@ class Geometry:
             frame = replace(frame, region=self._region.region, mask=self._mask)
         elif self._watch is not None:
             frame = self._found(frame, self._watch)
-        elif self._region is not None:
+        elif isinstance(self._region, Region):
             if self._film and size != self._first:
                 return frame, _said(size, "the region", self._first)
             frame = replace(frame, region=self._region)
