@@ -65,7 +65,7 @@ class Sector:
     confidence: float
 
     def mask(self, height: int, width: int, rim: int = 0) -> Mask:
-        """255 within the outline, or at most `rim` pixels from it, `(height, width)`; 0 elsewhere."""
+        """255 within the outline and `rim` pixels beside it, 0 elsewhere, `(height, width)`."""
         shown = np.zeros((height, width), dtype=np.uint8)
         # OpenCV's corners are the middles of pixels, here in 16ths.
         corners = np.round((np.array(self.outline) - 0.5) * 16).astype(np.int32)
