@@ -12,7 +12,7 @@ import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,12 @@ import fetalclip_edge as fe
 from benchmarks.screens import screen_around
 from benchmarks.timing import machine, table
 from fetalclip_edge.results import BRAIN_PLANES, Region, Result
+<<<<<<< HEAD
 from training.head_images import Head, read_heads
+=======
+from fetalclip_edge.sectors import Shown
+from training.heads import Head, read_heads
+>>>>>>> h-sector
 from training.sources import Record, read_source
 
 __all__ = ["Box", "Frames", "boxes", "iou", "removed", "seen_as", "summary"]
@@ -38,8 +43,9 @@ Pixels = NDArray[np.uint8]
 BOXES = Path(__file__).with_name("sector_boxes.csv")
 RELEASE = Path(__file__).parent.parent / "training" / "released" / "student"
 PLANES = ("abdomen", "brain", "femur", "thorax")
-WAYS = ("whole", "mask", "crop", "crop and mask")
-"""How a frame is shown to the model: as it is; blanked outside the sector; its region alone."""
+WAYS = ("whole", "mask", "crop", "crop and mask", "auto")
+"""How a frame is shown to the model: as it is; blanked outside the sector; its region alone; as a
+stream with `region="auto"` shows it, which blanks with a rim and cuts where much is to be cut."""
 
 _BRIGHT = 40
 """Grey level from which a pixel outside the reference is the screen's."""
@@ -140,18 +146,12 @@ def seen_as(model: fe.Model, image: Pixels, way: str, pixel_size_mm: float | Non
     sector = None if way == "whole" else fe.find_sector(image)
     if sector is None:
         return model.analyze_frame(frame)
-    return model.analyze_frame(
-        fe.Frame(
-            image,
-            "gray",
-            0,
-            0,
-            "image",
-            region=sector.region if "crop" in way else None,
-            mask=sector.mask(*image.shape) if "mask" in way else None,
-            pixel_size_mm=pixel_size_mm,
-        )
-    )
+    if way == "auto":
+        shown = Shown.of(sector, *image.shape)
+        return model.analyze_frame(replace(frame, region=shown.region, mask=shown.mask))
+    region = sector.region if "crop" in way else None
+    mask = sector.mask(*image.shape) if "mask" in way else None
+    return model.analyze_frame(replace(frame, region=region, mask=mask))
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,9 +363,10 @@ def stream(
             source wait. None chooses `latest` for live sources and `all` for others.
         region: `(x, y, width, height)` of the ultrasound picture within every frame; None takes
             what the source says (DICOM knows), or else the whole frame. A `RegionProfile` says it
-            for one scanner's screen, with what else is to be blanked, and "auto" finds it in the
-            picture where the source does not say it: from several frames of a film, and again
-            when the layout changes.
+            for one scanner's screen, with what else is to be blanked. "auto" finds it where the
+            source does not say it: from several frames of a film, again when the layout changes,
+            and picture by picture otherwise. What is around it is blanked, and cut off where the
+            ultrasound takes less than four fifths of the frame.
         pixel_size_mm: millimetres per pixel of the frames; None takes what the source says. It and
             `region` hold while a film's pictures have the size of the first: later ones of another
             size are not measured, and with a `region` not answered for (`no_signal`).

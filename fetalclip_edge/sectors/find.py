@@ -64,12 +64,14 @@ class Sector:
     kind: Kind
     confidence: float
 
-    def mask(self, height: int, width: int) -> Mask:
-        """255 within the outline and 0 elsewhere, `(height, width)`."""
+    def mask(self, height: int, width: int, rim: int = 0) -> Mask:
+        """255 within the outline and `rim` pixels beside it, 0 elsewhere, `(height, width)`."""
         shown = np.zeros((height, width), dtype=np.uint8)
         # OpenCV's corners are the middles of pixels, here in 16ths.
         corners = np.round((np.array(self.outline) - 0.5) * 16).astype(np.int32)
         cv2.fillConvexPoly(shown, corners, 255, shift=4)
+        if rim > 0:
+            cv2.polylines(shown, [corners], True, 255, 2 * rim + 1, shift=4)
         return shown
 
 
@@ -170,8 +172,13 @@ def _lowest(polygon: Points, x: float) -> float:
     for (x0, y0), (x1, y1) in zip(before, polygon, strict=True):
         if min(x0, x1) <= x <= max(x0, x1):
             share = 0.0 if x1 == x0 else (x - x0) / (x1 - x0)
+<<<<<<< HEAD
             found.append(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0))
     return float(max(found))
+=======
+            found.append(float(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0)))
+    return max(found)
+>>>>>>> h-sector
 
 
 def _confidence(polygon: Points, found: Mask) -> float:

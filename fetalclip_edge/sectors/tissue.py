@@ -10,8 +10,11 @@ __all__ = ["tissue"]
 
 Mask = NDArray[np.uint8]
 
-_THICK = 5
+_THICK = 7
 """Pixels across which a part must be at least; text, rulers and grey bars are thinner."""
+
+_CORNER = 5
+"""Pixels across of what is put back where opening has rounded a corner off."""
 
 _SMALLEST = 0.02
 """Share of the picture that the largest part must fill."""
@@ -47,7 +50,7 @@ def tissue(found: Mask) -> Mask | None:
     kept = [label for label in range(1, count) if _belongs(stats[label], main)]
     chosen = np.isin(labels, kept).astype(np.uint8)
     # The corners that opening has rounded off.
-    around = cv2.dilate(chosen, np.ones((_THICK, _THICK), np.uint8))
+    around = cv2.dilate(chosen, np.ones((_CORNER, _CORNER), np.uint8))
     return np.asarray(around & closed, dtype=np.uint8)
 
 

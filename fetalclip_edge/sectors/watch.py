@@ -26,6 +26,12 @@ _LARGER, _SMALLER = 3, 8
 """Looks in a row that must find the sector larger, or smaller, before that is believed. A dark
 picture looks like a smaller sector, and a larger one that is not believed cuts the picture off."""
 
+_FILLS = 0.8
+"""Share of the frame from which on the rectangle around a sector fills it."""
+
+_RIM = 0.01
+"""Of the frame's longer side: what is shown beside a sector."""
+
 _ALIKE = 0.93
 """Intersection over union of the rectangles of two sectors of one layout, at least."""
 
@@ -35,14 +41,23 @@ class Shown:
     """What of a frame is ultrasound.
 
     Attributes:
-        region: the rectangle around it.
-        mask: uint8 `(H, W)` of the frame, 255 where it is shown and 0 elsewhere.
         sector: what was found.
+        region: the rectangle around it; None where it fills the frame, which is then left as it
+            is: the model learned from such frames, and answers for them were worse when cut.
+        mask: uint8 `(H, W)` of the frame, 255 where it is shown and 0 elsewhere. It has a rim
+            around the sector, lest what is dark at its edge be lost.
     """
 
-    region: Region
-    mask: NDArray[np.uint8]
     sector: Sector
+    region: Region | None
+    mask: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, sector: Sector, height: int, width: int) -> Shown:
+        """What is shown of a frame of that size."""
+        fills = _area(sector.region) >= _FILLS * height * width
+        rim = round(_RIM * max(height, width))
+        return cls(sector, None if fills else sector.region, sector.mask(height, width, rim))
 
 
 class SectorWatch:
@@ -107,7 +122,7 @@ class SectorWatch:
             return alone is not None, False
         if alone is None:
             return False, True
-        kept = self._shown.region
+        kept = self._shown.sector.region
         if _overlap(alone.region, kept) >= _ALIKE:
             return False, False
         larger = _area(alone.region) + _area(kept) - _common(alone.region, kept) > (
@@ -124,7 +139,7 @@ class SectorWatch:
         if found is None:
             self._shown = None
         elif self._shown is None or found.outline != self._shown.sector.outline:
-            self._shown = Shown(found.region, found.mask(*size), found)
+            self._shown = Shown.of(found, *size)
 
 
 def _overlap(first: Region, second: Region) -> float:

@@ -91,6 +91,7 @@ def test_a_screen_keeps_the_picture_and_knows_what_it_drew() -> None:
         ("mask", False, True),
         ("crop", True, False),
         ("crop and mask", True, True),
+        ("auto", True, True),
     ],
 )
 def test_a_frame_is_shown_in_each_way(way: str, cropped: bool, masked: bool) -> None:
@@ -108,5 +109,5 @@ def test_a_frame_is_shown_in_each_way(way: str, cropped: bool, masked: bool) -> 
 
 
 def test_there_is_no_other_way() -> None:
-    with pytest.raises(ValueError, match="way must be one of whole, mask, crop, crop and mask"):
+    with pytest.raises(ValueError, match="way must be one of whole, mask, crop"):
         seen_as(LiveModel(), np.zeros((9, 9), np.uint8), "sideways")  # type: ignore[arg-type]

@@ -30,9 +30,9 @@ def test_several_frames_show_more_than_one() -> None:
     shown = following(watch, [left, right], 6)
     # Then both halves are shown once both have been seen
     assert shown[0] is not None
-    assert iou(shown[0].region, around(MASK)) < 0.7
+    assert iou(shown[0].sector.region, around(MASK)) < 0.7
     assert shown[-1] is not None
-    assert iou(shown[-1].region, around(MASK)) > 0.95
+    assert iou(shown[-1].sector.region, around(MASK)) > 0.95
     assert shown[-1].mask.shape == (HEIGHT, WIDTH)
 
 
@@ -56,7 +56,7 @@ def test_a_larger_sector_is_taken_within_a_second_of_frames_after_a_look() -> No
     following(watch, film(NARROW), 4)
     shown = following(watch, film(MASK), 6)
     assert shown[-1] is not None
-    assert iou(shown[-1].region, around(MASK)) > 0.95
+    assert iou(shown[-1].sector.region, around(MASK)) > 0.95
 
 
 def test_a_smaller_sector_is_taken_in_the_end() -> None:
@@ -64,9 +64,9 @@ def test_a_smaller_sector_is_taken_in_the_end() -> None:
     following(watch, film(MASK), 4)
     shown = following(watch, film(NARROW), 40)
     assert shown[10] is not None
-    assert iou(shown[10].region, around(MASK)) > 0.95
+    assert iou(shown[10].sector.region, around(MASK)) > 0.95
     assert shown[-1] is not None
-    assert iou(shown[-1].region, around(NARROW)) > 0.95
+    assert iou(shown[-1].sector.region, around(NARROW)) > 0.95
 
 
 def test_one_strange_frame_is_not_a_new_layout() -> None:
@@ -83,7 +83,26 @@ def test_another_size_of_frame_begins_anew() -> None:
     shown = watch.update(np.ascontiguousarray(tissue_in(MASK)[::2, ::2]))
     assert shown is not None
     assert shown.mask.shape == (HEIGHT // 2, WIDTH // 2)
-    assert iou(Region(*(2 * value for value in shown.region)), around(MASK)) > 0.95
+    assert iou(Region(*(2 * value for value in shown.sector.region)), around(MASK)) > 0.95
+
+
+def test_what_is_shown_has_a_rim_and_is_cut_out() -> None:
+    shown = SectorWatch(film=False).update(tissue_in(MASK))
+    assert shown is not None
+    assert shown.region == shown.sector.region
+    # A hundredth of 800 pixels, about which the mask is larger than the sector.
+    beyond = (shown.mask > 0) & (shown.sector.mask(HEIGHT, WIDTH) == 0)
+    assert 0.005 < beyond.mean() < 0.04
+    assert (shown.mask[shown.sector.mask(HEIGHT, WIDTH) > 0] == 255).all()
+
+
+def test_a_frame_that_it_fills_is_not_cut() -> None:
+    picture = tissue_in(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    picture[:40], picture[:, 760:] = 0, 0
+    shown = SectorWatch(film=False).update(picture)
+    assert shown is not None
+    assert shown.region is None
+    assert not shown.mask[:20].any()
 
 
 def test_pictures_of_their_own_have_their_own_sectors() -> None:
@@ -92,8 +111,8 @@ def test_pictures_of_their_own_have_their_own_sectors() -> None:
     first, second, third = following(watch, pictures)
     assert first is not None
     assert second is not None
-    assert iou(first.region, around(MASK)) > 0.95
-    assert iou(second.region, around(NARROW)) > 0.95
+    assert iou(first.sector.region, around(MASK)) > 0.95
+    assert iou(second.sector.region, around(NARROW)) > 0.95
     assert third is None
 
 

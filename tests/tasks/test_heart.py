@@ -194,7 +194,7 @@ def test_analyze_scores_the_clip(model: fe.Model, film: list[Result]) -> None:
     assert model.heart is not None
     assert heart.scores == pytest.approx(model.heart(np.stack(seen)).scores, abs=1e-5)
     assert heart.label == ("defect" if heart.scores["defect"] >= 0.4 else "normal")
-    told = film[-1].to_dict(head=True)["heart"]
+    told = film[-1].to_dict(details=True)["heart"]
     assert told["frames"] == len(seen)
     assert set(told) == {"label", "confidence", "scores", "frames", "reason"}
     assert "heart" not in film[-1].to_dict()
@@ -227,7 +227,7 @@ def test_the_shipped_bundle_says_nothing_of_the_heart() -> None:
     with fe.stream(DEMO_CLIP, model=model, policy="all") as live:
         result = next(live)
     assert result.heart is None
-    assert result.to_dict(head=True)["heart"] is None
+    assert result.to_dict(details=True)["heart"] is None
 
 
 def test_a_short_clip_is_withheld(model: fe.Model) -> None:

@@ -49,7 +49,7 @@ def test_analyze_answers_with_the_probe(model: fe.Model, clip_images: list[Pixel
     assert found.label == TOLD["labels"][int(expected(result.embedding).argmax())]
     assert found.confidence == found.scores[found.label]
     assert "probes" not in result.to_dict()
-    told = result.to_dict(head=True)["probes"]["side"]
+    told = result.to_dict(details=True)["probes"]["side"]
     assert set(told) == {"label", "confidence", "scores"}
 
 
@@ -114,7 +114,7 @@ def test_the_guides_example_answers(
     entropy = -(shares * np.log(shares)).sum() / np.log(len(shares))
     assert set(result.probes) == {"side", "doubt"}
     assert result.probes["doubt"].scores["doubtful"] == pytest.approx(entropy, abs=1e-6)
-    assert json.dumps(result.to_dict(head=True)["probes"])
+    assert json.dumps(result.to_dict(details=True)["probes"])
 
 
 def test_two_tasks_of_one_name_are_refused(
