@@ -28,12 +28,8 @@ import fetalclip_edge as fe
 from benchmarks.screens import screen_around
 from benchmarks.timing import machine, table
 from fetalclip_edge.results import BRAIN_PLANES, Region, Result
-<<<<<<< HEAD
-from training.head_images import Head, read_heads
-=======
 from fetalclip_edge.sectors import Shown
-from training.heads import Head, read_heads
->>>>>>> h-sector
+from training.head_images import Head, read_heads
 from training.sources import Record, read_source
 
 __all__ = ["Box", "Frames", "boxes", "iou", "removed", "seen_as", "summary"]

@@ -81,13 +81,8 @@ class InputMask:
 
 
 def _black(spec: PreprocessSpec) -> NDArray[np.float64]:
-<<<<<<< HEAD
-    black: NDArray[np.float64] = -np.array(spec.mean) / np.array(spec.std)
-    return black
-=======
     mean, std = (np.array(values, dtype=np.float64) for values in (spec.mean, spec.std))
     return -mean / std
->>>>>>> h-sector
 
 
 def _crop(image: NDArray[np.uint8], region: Region | None) -> NDArray[np.uint8]:

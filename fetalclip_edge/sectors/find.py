@@ -172,13 +172,8 @@ def _lowest(polygon: Points, x: float) -> float:
     for (x0, y0), (x1, y1) in zip(before, polygon, strict=True):
         if min(x0, x1) <= x <= max(x0, x1):
             share = 0.0 if x1 == x0 else (x - x0) / (x1 - x0)
-<<<<<<< HEAD
-            found.append(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0))
-    return float(max(found))
-=======
             found.append(float(max(y0, y1) if x1 == x0 else y0 + share * (y1 - y0)))
     return max(found)
->>>>>>> h-sector
 
 
 def _confidence(polygon: Points, found: Mask) -> float:
