@@ -94,7 +94,8 @@ def test_the_four_commands_lead_from_published_weights_to_answers(
     assert install == ["pip", "install", "-e", ".[export]"]
     assert len(rest) == 3
     config = yaml.safe_load((repository / rest[1][3]).read_text(encoding="utf-8"))
-    config |= {"batch_size": 8, "canvas": 64, "views": 2, "holdout": 0.2}
+    config |= {"batch_size": 16, "canvas": 64, "views": 2, "holdout": 0.2}
+    config |= {"warmup_steps": 2, "average_decay": 0.9}  # there are four steps
     config["stages"] = [{"epochs": 2, "image_size": 64}]
     config["model"]["image_size"] = 64
     Path(rest[1][3]).parent.mkdir(parents=True)

@@ -174,7 +174,7 @@ def runs(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with cutting_off_at(4):  # in the middle of the second epoch
-        main(paths["plain"], root / "begun", drawn, root / "cache")
+        main(paths["plain"], root / "begun", drawn, cache=root / "cache")
     begun = torch.load(root / "begun" / "checkpoint.pt", weights_only=True)
     assert begun["step"] == 3
     for name in ("plain", "streamed", "distilled"):
