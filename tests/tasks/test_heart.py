@@ -15,6 +15,7 @@ import fetalclip_edge as fe
 from fetalclip_edge.analysis import Unreadable, analyze_paths
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.results import Frame, HeartScore, PlaneScores, Result, StreamState, Timing
+from fetalclip_edge.sources import Source
 from fetalclip_edge.tasks.class_head import Attention, ClassHead
 from fetalclip_edge.tasks.heart import LEAST_FRAMES, WINDOW_S, HeartTask, HeartWindow
 
@@ -151,6 +152,45 @@ def test_without_times_a_stream_has_no_last_seconds_but_a_clip_has_frames(
         scored = clip.update(answer(each), frame(None))
     assert withheld.heart == HeartScore(None, 0.0, {}, 0, "the source gives no times")
     assert scores(scored) == pytest.approx(expected(frames[:20]), abs=1e-5)
+
+
+class Film(Source):
+    """Noise, ten frames a second, of other sizes from the twentieth frame on."""
+
+    name = "film"
+
+    def __init__(self) -> None:
+        self._index = -1
+
+    def open(self) -> None: ...
+
+    def read(self) -> Frame | None:
+        self._index += 1
+        size = 16 if self._index < 20 else 24
+        image = np.random.default_rng(self._index).integers(0, 256, (size, size)).astype(np.uint8)
+        if self._index == 30:
+            return None
+        return Frame(image, "gray", self._index, 0, "film", self._index / 10)
+
+    def close(self) -> None: ...
+
+
+class ThoraxModel:
+    """Sees a thorax in every frame, with an embedding of its own."""
+
+    heart = HeartTask(HEAD)
+
+    def analyze_frame(self, frame: Frame) -> Result:
+        return answer(np.random.default_rng(frame.index).normal(size=2).tolist())
+
+
+def test_pictures_of_another_size_are_another_film() -> None:
+    with fe.stream(Film(), model=ThoraxModel(), smoothing_s=0) as live:  # type: ignore[arg-type]
+        hearts = [each.heart for each in live]
+    assert [heart.frames for heart in hearts if heart] == [*range(1, 21), *range(1, 11)]
+    rows = [np.random.default_rng(index).normal(size=2) for index in range(20, 30)]
+    assert hearts[-1] is not None
+    assert list(hearts[-1].scores.values()) == pytest.approx(expected(np.array(rows)), abs=1e-5)
 
 
 # Through a bundle
