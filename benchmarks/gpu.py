@@ -149,7 +149,8 @@ def _deserialise(trt: Any, data: bytes) -> Any:
 
 def _sessions(name: str, trt: Any, cuda: Cuda, engine: Any) -> tuple[Session, Session]:
     layout, backend = Layout.of(trt, engine), _ENGINES[name]
-    first, second = backend.make_context(trt, engine), backend.make_context(trt, engine)
+    settings = backend.runtime_settings(trt, engine, None)
+    first, second = (backend.make_context(engine, settings) for _ in range(2))
     return (
         Session(cuda, first, layout, 1, record=backend.may_record),
         Session(cuda, second, layout, MAX_BATCH, record=None),

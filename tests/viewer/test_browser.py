@@ -71,7 +71,8 @@ def showing(hub: Hub) -> Iterator[str]:
     """A server of this process, and its address."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        app = make_app(hub, token=None, port=port, new_exam=Exams(hub.checklist, None).end)
+        exams = Exams(hub.checklist, None)
+        app = make_app(hub, token=None, port=port, new_exam=exams.end, report=lambda: b"")
         with serving(app, listener):
             yield f"http://127.0.0.1:{port}/"
 
@@ -218,13 +219,18 @@ def test_a_device_that_does_not_answer_is_told_from_a_live_one(page: Any) -> Non
 
 
 def test_a_page_that_is_stuck_holds_up_no_other(page: Any, chromium: Any) -> None:
-    received = {"stuck": 0, "well": 0}
+    # Of each connection: a page that shows nothing is let go after a while, and comes back.
+    received: dict[str, list[int]] = {"stuck": [], "well": []}
 
     def count(who: str) -> Any:
-        def more(data: object) -> None:
-            received[who] += 1
+        def begin(socket: Any) -> None:
+            received[who].append(0)
+            socket.on("framereceived", more)
 
-        return lambda socket: socket.on("framereceived", more)
+        def more(data: object) -> None:
+            received[who][-1] += 1
+
+        return begin
 
     stuck = chromium.new_page()
     stuck.add_init_script("window.createImageBitmap = () => new Promise(() => {});")
@@ -233,9 +239,9 @@ def test_a_page_that_is_stuck_holds_up_no_other(page: Any, chromium: Any) -> Non
     with viewing() as (address, _):
         stuck.goto(address)
         page.goto(address)
-        while received["well"] < 20:
+        while sum(received["well"]) < 20:
             page.wait_for_timeout(100)
-        assert received["stuck"] == 2
+        assert max(received["stuck"]) == 2
     stuck.close()
 
 
