@@ -99,6 +99,7 @@ def train_head(
             pooling,
             advance=lambda: progress.advance(task),
         )
+        progress.update(task, completed=_FITS)  # few patients make fewer folds
     test = splits["test"]
     metrics = measure_head(
         probabilities(head, test.frames), test.truth(names), test.groups, names, head.threshold
@@ -110,7 +111,6 @@ def train_head(
         {**metrics, **({"positive": names[1]} if len(names) == 2 else {})},
         chosen,
         {
-            "table": table.name,
             "table_sha256": file_sha256(table),
             "about": settings.about,
             "frames_of_a_clip_at_most": settings.frames,

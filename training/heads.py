@@ -17,6 +17,7 @@ from rich.table import Table
 
 from export.tasks import add_task
 from fetalclip_edge.errors import BackendError
+from fetalclip_edge.tasks.heart import HEART
 from training.evaluation.encoders import open_encoder
 from training.head_files import TrainedHead, write_head_folder
 from training.head_training import HeadSettings, train_head
@@ -117,11 +118,10 @@ def main(
         trained = train_head(source, encoder, settings, out, console)
         write_head_folder(out, trained)
     _show(trained, console)
-    console.print(
-        f"wrote {out}; next: python -m training.heads {out} --add-to BUNDLE --out NEW_BUNDLE",
-        highlight=False,
-        soft_wrap=True,
-    )
+    then = f"next: python -m training.heads {out} --add-to BUNDLE --out NEW_BUNDLE"
+    if trained.task != HEART and trained.head.pooling != "none":
+        then = f"a bundle does not take it: for clips it answers in the task {HEART} alone"
+    console.print(f"wrote {out}; {then}", highlight=False, soft_wrap=True)
     if json_out:
         typer.echo(json.dumps(trained.metrics, indent=2))
 

@@ -104,6 +104,7 @@ def test_a_probe_is_trained_and_measured(pictures: Trained) -> None:
     groups = [told["data"]["splits"][split]["groups"] for split in ("train", "validation", "test")]
     assert sum(groups) == 6
     assert metrics["groups"] == groups[2]
+    assert "next: python -m training.heads" in pictures.done.stderr
 
 
 def test_clips_that_cannot_be_read_are_listed_and_left_out(pictures: Trained) -> None:
@@ -311,6 +312,7 @@ def test_folders_films_and_pictures_are_clips(tmp_path: Path, clip_images: list[
     assert told["labels"] == ["upright", "lying"]
     kept = [load_file(path)["embeddings"] for path in (tmp_path / "head/embeddings").iterdir()]
     assert Counter(len(frames) for frames in kept) == {2: 8, 1: 4}
+    assert "for clips it answers in the task heart alone" in done.stderr
     # But a head of single pictures is not for them
     done = command(*words, "--out", tmp_path / "head", "--pooling", "none")
     assert (done.exit_code, "clips are pooled" in done.stderr) == (2, True)
