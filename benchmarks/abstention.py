@@ -255,14 +255,17 @@ def _best_brain_plane(seen: Seen) -> tuple[float, bool]:
     return found.scores[label], label == seen.brain_plane
 
 
-def _see_planes(model: Model, data: Path) -> list[Seen]:
-    folder = data / "planes"
+def _read_labels(folder: Path) -> list[dict[str, str]]:
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    names = _PLANES | _APART
-    rows = [row for row in rows if row["plane"] in names]
+    rows = [row for row in rows if row["plane"] in _PLANES | _APART]
     if not {row["plane"] for row in rows} >= set(_PLANES):
         raise ValueError(f"{folder / 'labels.csv'} has no test image of some of the four planes")
+    return rows
+
+
+def _see_planes(model: Model, folder: Path, rows: Sequence[dict[str, str]]) -> list[Seen]:
+    names = _PLANES | _APART
     found = _answers(model, [folder / row["file"] for row in rows], "fetal planes")
     return [
         Seen(names[row["plane"]], row["patient"], result, row["brain_plane"].lower() or None)
@@ -296,8 +299,9 @@ def main(
 ) -> None:
     """Measure calibration and abstention of a bundle on test images and on other pictures."""
     try:
+        rows = _read_labels(data / "planes")
         model = fe.load(bundle, backend)
-        planes = _see_planes(model, data)
+        planes = _see_planes(model, data / "planes", rows)
         with tempfile.TemporaryDirectory() as folder:
             strangers = _see_strangers(model, Path(folder))
         figures = {

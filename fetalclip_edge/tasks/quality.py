@@ -92,9 +92,9 @@ def measure(inputs: NDArray[Any], spec: PreprocessSpec) -> Measures:
     coarse = cv2.resize(fine, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
     sector = picture_outline(coarse)
     brightness = cv2.mean(coarse, sector)[0]
-    inside = cv2.resize(sector, (_FINE, _FINE), interpolation=cv2.INTER_NEAREST)
     differences = cv2.absdiff(fine, cv2.blur(fine, _DETAIL))
-    detail = cv2.mean(differences, inside)[0] / max(brightness, 1.0)
+    differences = cv2.resize(differences, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
+    detail = cv2.mean(differences, sector)[0] / max(brightness, 1.0)
     return Measures(brightness, detail, shadowed_share(coarse, sector))
 
 

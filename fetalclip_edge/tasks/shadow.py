@@ -41,15 +41,11 @@ def picture_outline(levels: Levels) -> Mask:
     """
     seen = (levels > _BACKGROUND * levels.max()).astype(np.uint8)
     seen = np.asarray(cv2.morphologyEx(seen, cv2.MORPH_OPEN, _OPENING), np.uint8)
-    rows = np.flatnonzero(seen.any(axis=1))
-    if not rows.size:
+    outlines, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
         return np.ones_like(seen)
-    border = np.empty((2, rows.size, 2), np.int32)
-    border[..., 1] = rows
-    border[0, :, 0] = seen.argmax(axis=1)[rows]
-    border[1, :, 0] = seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)[rows]
     sector = np.zeros_like(seen)
-    cv2.fillConvexPoly(sector, cv2.convexHull(border.reshape(-1, 2)), 1)
+    cv2.fillConvexPoly(sector, cv2.convexHull(np.concatenate(outlines)), 1)
     return sector
 
 
@@ -79,7 +75,7 @@ def shadowed_share(levels: Levels, sector: Mask) -> float:
     # The last echo of each beam: what is below it, is dark.
     echoes = along >= _DARK * echo
     below = len(along) - echoes[::-1].argmax(axis=0)
-    shadow = (np.arange(len(along))[:, None] >= below) & inside
+    shadow = (down >= below) & inside
     lengths = shadow.sum(axis=0)
     shadow &= (along.max(axis=0) > _BRIGHT * echo) & (lengths >= _SHORTEST * len(along))
     shadowed = shadow.sum(axis=1)
