@@ -25,7 +25,7 @@ from rich.progress import track
 from sklearn.metrics import f1_score
 
 import fetalclip_edge as fe
-from benchmarks.screens import screen_around
+from benchmarks.screens import Screen, screen_around
 from benchmarks.timing import machine, table
 from fetalclip_edge.results import BRAIN_PLANES, Region, Result
 from fetalclip_edge.sectors import Shown
@@ -212,13 +212,18 @@ def in_screens(model: fe.Model, frames: Frames) -> dict[str, dict[str, float]]:
             ),
             "another_label": float(np.mean([a.plane.label != b.plane.label for a, b in pairs])),
         }
-    sectors = [fe.find_sector(s.image) for s in screens]
-    shares = [
-        0.0 if f is None else float((f.mask(*s.image.shape)[s.drawn] == 0).mean())
-        for s, f in zip(screens, sectors, strict=True)
-    ]
-    report["screen"] = {"ui_pixels_removed": float(np.mean(shares))}
+    report["screen"] = {"ui_pixels_blanked_by_auto": blanked(screens)}
     return report
+
+
+def blanked(screens: Sequence[Screen]) -> float:
+    """Share of what screens have drawn that `region="auto"` blanks, 0 to 1."""
+    shares = []
+    for screen in screens:
+        sector = fe.find_sector(screen.image)
+        mask = None if sector is None else Shown.of(sector, *screen.image.shape).mask
+        shares.append(0.0 if mask is None else float((mask[screen.drawn] == 0).mean()))
+    return float(np.mean(shares))
 
 
 def heads_by_way(model: fe.Model, heads: Sequence[Head]) -> dict[str, dict[str, float]]:

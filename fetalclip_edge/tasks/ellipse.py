@@ -218,7 +218,7 @@ def fit_ellipse(points: Points) -> Fit | None:
 
 
 def _median(values: Points) -> float:
-    """Of `(N,)`, N above 0; `np.median` takes ten times as long over so few."""
+    """Of `(N,)`, N above 0; `np.median` takes far longer over so few."""
     half = len(values) // 2
     if len(values) % 2:
         return float(np.partition(values, half)[half])
