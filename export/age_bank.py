@@ -26,7 +26,15 @@ from training.facts import PIXEL_SIZE_TOLERANCE
 from training.progress import image_progress
 from training.prompts import gestational_age_prompts
 
-__all__ = ["AgeExport", "TextTower", "bank_of", "error_of", "judge_ages", "pixel_sizes_of"]
+__all__ = [
+    "AgeExport",
+    "TextTower",
+    "bank_of",
+    "error_of",
+    "judge_ages",
+    "left_out",
+    "pixel_sizes_of",
+]
 
 TextTower = Callable[[Sequence[str]], torch.Tensor]
 """Sentences to embeddings `(N, D)`, L2-normalised."""
@@ -94,6 +102,11 @@ class AgeExport:
         return AgeExport(self.bank, figures)
 
 
+def left_out(reason: str) -> AgeExport:
+    """No ages, and why."""
+    return AgeExport(None, {"left_out": reason})
+
+
 def judge_ages(
     text: TextTower | None,
     data: BundleData,
@@ -116,16 +129,18 @@ def judge_ages(
     sizes = pixel_sizes_of([*data.learned, *data.held], size)
     count = sum(map(_is_scored, data.held))
     if count < _FEWEST_HEADS:
-        return _without(
+        return left_out(
             f"{count} validation heads of known circumference and pixel size are too few to judge "
             f"it by ({_FEWEST_HEADS} are needed)"
         )
     if text is None:
-        return _without(
+        return left_out(
             "the model's text tower is not at hand to embed ages with; name its teacher by --text"
         )
     bank = bank_of(text, sizes, console)
     seen = _see(bank, held, data.held, size)
+    if not any(map(_is_scored, seen.heads)):
+        return left_out("the heads' pixel sizes are too small to be told with two decimals")
     found = measure_ages(seen.days, seen.heads)
     if not found["validity"] >= least_validity:
         reason = (
@@ -240,7 +255,3 @@ def _is_scored(example: Example) -> bool:
     facts = example.facts
     known = facts.pixel_size_mm is not None and facts.gestational_age_days is not None
     return known and low <= (example.head_circumference_mm or 0.0) <= high
-
-
-def _without(reason: str) -> AgeExport:
-    return AgeExport(None, {"left_out": reason})

@@ -35,7 +35,7 @@ from calibration.frames import (
 from calibration.gate import GateError
 from calibration.settings import Settings, load_settings
 from calibration.torch_ptq import Network
-from export.age_bank import AgeExport, judge_ages
+from export.age_bank import AgeExport, judge_ages, left_out
 from export.card import CARD, model_card
 from export.examples import BundleData, read_data
 from export.fitting import Fitted, Seen, fit, fit_by_twin
@@ -182,14 +182,12 @@ def export_bundle(
                 else "whom only the twin has not learned from"
             ),
         }
-        ages = judge_ages(
-            text_tower,
-            examples,
-            held[main_one][OUTPUT],
-            release.preprocess.size,
-            settings.age_validity,
-            console,
-        )
+        if twin is None:
+            found = held[main_one][OUTPUT]
+            limit, size = settings.age_validity, release.preprocess.size
+            ages = judge_ages(text_tower, examples, found, size, limit, console)
+        else:
+            ages = left_out("the model has learned from the heads that would judge it")
         if ages.left_out is None:
             ages = _with_test(ages, sessions[main_one], examples.heads, release)
         metrics["age_bank"] = ages.figures
