@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 
 from calibration.symmetric_int8 import quantise_symmetric
 from calibration.torch_modules import prepared
-from calibration.torch_ptq import TORCH_METHODS, Network
+from calibration.torch_ptq import TORCH_METHODS, Network, place_in_torch
 from export.engine import CAPABILITIES, compile_for
 from export.graph import Tower, export_core
 from export.published import PublishedTower
@@ -165,7 +166,7 @@ def test_learning_to_be_rounded_brings_it_nearer(
     towers: dict[str, Tower], quantise: Quantise
 ) -> None:
     before = cosines(quantise("transformer", "torch-mse"), towers["transformer"], seed=0)
-    after = cosines(quantise("transformer", "torch-mse", 4), towers["transformer"], seed=0)
+    after = cosines(quantise("transformer", "torch-mse", 3), towers["transformer"], seed=0)
     assert after.mean() > before.mean()
 
 
@@ -200,3 +201,12 @@ def test_methods_of_pytorch_need_the_model(tmp_path: Path, towers: dict[str, Tow
         quantise_symmetric(
             *(tmp_path / "core.onnx", frames(2, 64), MEAN, STD, tmp_path / "x.onnx"), epochs=1
         )
+
+
+def test_modelopt_that_is_missing_is_said_with_what_to_install(
+    towers: dict[str, Tower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt.torch.quantization", None)
+    shown = np.zeros((1, 1, 64, 64), np.float32)
+    with pytest.raises(RuntimeError, match=r'torch-max needs .*"fetalclip-edge\[export\]"'):
+        place_in_torch(Network(towers["convolutional"]), shown, "torch-max")
