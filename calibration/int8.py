@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -201,7 +201,7 @@ def main(
     console = Console(stderr=True)
     try:
         settings = Settings() if config is None else load_settings(config)
-        told = {"method": method, "distill_epochs": distill_epochs}
+        told: dict[str, Any] = {"method": method, "distill_epochs": distill_epochs}
         settings = replace(settings, **{k: v for k, v in told.items() if v is not None})
         reports = calibrate(model, data, out, settings, console)
         failed = [report.file for report in reports.values() if not report.judgement.passed]
