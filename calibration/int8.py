@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -201,10 +201,8 @@ def main(
     console = Console(stderr=True)
     try:
         settings = Settings() if config is None else load_settings(config)
-        if method is not None:
-            settings = replace(settings, method=method)
-        if distill_epochs is not None:
-            settings = replace(settings, distill_epochs=distill_epochs)
+        told: dict[str, Any] = {"method": method, "distill_epochs": distill_epochs}
+        settings = replace(settings, **{k: v for k, v in told.items() if v is not None})
         reports = calibrate(model, data, out, settings, console)
         failed = [report.file for report in reports.values() if not report.judgement.passed]
         if failed:

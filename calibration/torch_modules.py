@@ -96,14 +96,15 @@ def _without_same_padding(module: nn.Module) -> nn.Module:
     """A plain convolution that pads before it is called, so that a quantiser can sit in it."""
     if type(module) is not Conv2dSame:
         return module
+    same: Any = module
     plain = nn.Conv2d(
-        cast(int, module.in_channels),
-        cast(int, module.out_channels),
-        cast(Any, module.kernel_size),
-        cast(Any, module.stride),
-        dilation=cast(Any, module.dilation),
-        groups=cast(int, module.groups),
-        bias=module.bias is not None,
+        same.in_channels,
+        same.out_channels,
+        same.kernel_size,
+        same.stride,
+        dilation=same.dilation,
+        groups=same.groups,
+        bias=same.bias is not None,
     )
     plain.load_state_dict(module.state_dict())
     plain.register_forward_pre_hook(_pad_as_tensorflow)

@@ -98,7 +98,7 @@ def test_all_of_it_is_what_tensorrt_takes(quantised: Path) -> None:
     assert len(rounding) == len({node.input[0] for node in convolutions})
     assert all(node.input[0] not in constants for node in rounding)
     # The way to the first is in float32, and a step there is a grey level.
-    [cast] = [node for node in graph.node if node.input[0] == "normalised"]
+    [cast] = [node for node in graph.node if "normalised" in node.input]
     [first] = [node for node in rounding if node.input[0] == cast.output[0]]
     assert cast.op_type == "Cast"
     assert float(constants[first.input[1]]) == 1 / 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 
 from calibration.symmetric_int8 import quantise_symmetric
 from calibration.torch_modules import prepared
-from calibration.torch_ptq import TORCH_METHODS, Network
+from calibration.torch_ptq import TORCH_METHODS, Network, place_in_torch
 from export.engine import CAPABILITIES, compile_for
 from export.graph import Tower, export_core
 from export.published import PublishedTower
@@ -165,7 +166,7 @@ def test_learning_to_be_rounded_brings_it_nearer(
     towers: dict[str, Tower], quantise: Quantise
 ) -> None:
     before = cosines(quantise("transformer", "torch-mse"), towers["transformer"], seed=0)
-    after = cosines(quantise("transformer", "torch-mse", 4), towers["transformer"], seed=0)
+    after = cosines(quantise("transformer", "torch-mse", 3), towers["transformer"], seed=0)
     assert after.mean() > before.mean()
 
 
@@ -176,12 +177,9 @@ def test_a_convolution_that_is_named_stays_in_float32(
     export_core(tower, tmp_path / "core.onnx")
     graph = onnx.load(tmp_path / "core.onnx").graph
     names = [node.name for node in graph.node if node.op_type == "Conv"]
-    out = tmp_path / "some.onnx"
-    quantise_symmetric(
-        *(tmp_path / "core.onnx", frames(4, 64), MEAN, STD, out, "torch-max", names[:1]),
-        network=Network(tower),
-    )
-    found = onnx.load(out).graph
+    given = (frames(4, 64).astype(np.float32) - 127) / 128
+    model, _ = place_in_torch(Network(tower), given, "torch-max", in_float=names[:1])
+    found = model.graph
     dequantised = {n.output[0] for n in found.node if n.op_type == "DequantizeLinear"}
     convolutions = [node for node in found.node if node.op_type == "Conv"]
     assert [n.name for n in convolutions if n.input[1] not in dequantised] == names[:1]
@@ -200,3 +198,12 @@ def test_methods_of_pytorch_need_the_model(tmp_path: Path, towers: dict[str, Tow
         quantise_symmetric(
             *(tmp_path / "core.onnx", frames(2, 64), MEAN, STD, tmp_path / "x.onnx"), epochs=1
         )
+
+
+def test_modelopt_that_is_missing_is_said_with_what_to_install(
+    towers: dict[str, Tower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt.torch.quantization", None)
+    shown = np.zeros((1, 1, 64, 64), np.float32)
+    with pytest.raises(RuntimeError, match=r'torch-max needs .*"fetalclip-edge\[export\]"'):
+        place_in_torch(Network(towers["convolutional"]), shown, "torch-max")
