@@ -37,7 +37,8 @@ __all__ = ["Box", "Frames", "boxes", "iou", "removed", "seen_as", "summary"]
 Pixels = NDArray[np.uint8]
 
 BOXES = Path(__file__).with_name("sector_boxes.csv")
-RELEASE = Path(__file__).parent.parent / "training" / "released" / "student"
+RELEASE = Path(__file__).parent.parent / "training" / "released" / "twin"
+"""The student that ships has held hardly anybody out; its twin, in a bundle of its own, has."""
 PLANES = ("abdomen", "brain", "femur", "thorax")
 WAYS = ("whole", "mask", "crop", "crop and mask", "auto")
 """How a frame is shown to the model: as it is; blanked outside the sector; its region alone; as a
@@ -304,7 +305,9 @@ def main(
     data: Annotated[Path, typer.Option(help="folder with planes, hc18 and native")],
     out: Annotated[Path | None, typer.Option(help="folder for sector.json and .md")] = None,
     release: Annotated[Path, typer.Option(help="whose patients were held out")] = RELEASE,
-    bundle: Annotated[Path | None, typer.Option(help="in place of the shipped one")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="made of the release; the shipped one knows these patients")
+    ] = None,
     find_only: Annotated[bool, typer.Option("--find-only", help="no recognition")] = False,
 ) -> None:
     """Hold found sectors against rectangles drawn by eye, and answers with them against without."""
