@@ -11,8 +11,8 @@ from fetalclip_edge.results import Frame
 
 __all__ = ["FreezeDetector"]
 
-_STEP = 8
-"""Every eighth row, whole: pixels picked one by one would each cost a line of the cache."""
+_ROWS = 64
+"""Rows compared, whole: pixels picked one by one would each cost a line of the cache."""
 _BLACK = 10
 """Grey levels up to which a pixel is background: a scanner's screen is mostly black."""
 
@@ -42,7 +42,8 @@ class FreezeDetector:
         recorded = frame.pts_s is not None and not self._live
         now_s = frame.pts_s if recorded and frame.pts_s is not None else frame.captured_ns / 1e9
         # The ultrasound alone: the clock on a frozen scanner's screen still runs.
-        thumbnail = visible(frame, _STEP).copy()
+        height = frame.image.shape[0] if frame.region is None else frame.region.height
+        thumbnail = visible(frame, max(1, height // _ROWS)).copy()
         last, self._last = self._last, thumbnail
         went_back = now_s < self._last_s or recorded != self._recorded
         self._last_s, self._recorded = now_s, recorded
