@@ -9,8 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,24 +19,34 @@ import typer
 
 from fetalclip_edge import display
 from fetalclip_edge.analysis import Unreadable, analyze_paths, list_files, read_pixel_sizes
-from fetalclip_edge.backends import BACKENDS, MOST_THREADS, load_with_choice
+from fetalclip_edge.backends import BACKENDS, load_with_choice
 from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bench import benchmark
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_compile import compile_command
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail, say
+from fetalclip_edge.cli_options import (
+    BackendOption,
+    BundleOption,
+    ChartOption,
+    PixelSizeOption,
+    SourceArgument,
+    ThreadsOption,
+    load_model,
+    loading,
+)
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.cli_report import report_command
 from fetalclip_edge.cli_saving import Saving
 from fetalclip_edge.cli_view import view_command
 from fetalclip_edge.demo import DEMO_CLIP, passages
-from fetalclip_edge.errors import BackendError, BundleError, FetalCLIPEdgeError, SourceError
+from fetalclip_edge.errors import FetalCLIPEdgeError, SourceError
 from fetalclip_edge.machine import describe_machine, describe_model
-from fetalclip_edge.model import Model, load
+from fetalclip_edge.model import Model
 from fetalclip_edge.results import Result
 from fetalclip_edge.sources import open_source
 from fetalclip_edge.stream import stream
-from fetalclip_edge.tasks.growth import CHARTS, DEFAULT_CHART
+from fetalclip_edge.tasks.growth import DEFAULT_CHART
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
 
 __all__ = ["app", "main"]
@@ -55,20 +64,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-BundleOption = Annotated[
-    Path | None,
-    typer.Option("--bundle", metavar="DIR", help="Model bundle, in place of the shipped one"),
-]
-BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
-]
-ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
-]
-ChartOption = Annotated[
-    str,
-    typer.Option("--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"),
-]
 DetailsOption = Annotated[
     bool,
     typer.Option(
@@ -95,7 +90,7 @@ def demo(
     """
     if picture is not None and not picture.parent.is_dir():
         fail(f"--picture {picture}: there is no folder {picture.parent}", BAD_INPUT)
-    model = _load(bundle, backend, threads)
+    model = load_model(bundle, backend, threads)
     with stream(DEMO_CLIP, model=model, policy="all") as live:
         total = live.source.frame_count
         results = list(display.progress(live, "streaming simulated ultrasound", total))
@@ -149,7 +144,7 @@ def analyze(
     except (OSError, ValueError) as error:
         fail(str(error), BAD_INPUT)
     where = region_of(region, region_profile)
-    model = _load(bundle, backend, threads, chart)
+    model = load_model(bundle, backend, threads, chart)
     answers = analyze_paths(
         model, files, pixel_size_mm=pixel_size_mm, pixel_sizes=sizes, region=where
     )
@@ -166,9 +161,7 @@ def analyze(
 
 @app.command("stream")
 def stream_command(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Camera, video, DICOM, folder, URL, pipeline")
-    ],
+    source: SourceArgument,
     as_json: JsonOption = False,
     policy: Annotated[
         str | None,
@@ -177,13 +170,7 @@ def stream_command(
     max_frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after N results")
     ] = None,
-    pixel_size_mm: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Millimetres per pixel, in place of what the source says",
-        ),
-    ] = None,
+    pixel_size_mm: PixelSizeOption = None,
     region: RegionOption = None,
     region_profile: ProfileOption = None,
     save_jsonl: Annotated[
@@ -210,7 +197,7 @@ def stream_command(
     Example: fetalclip-edge stream /dev/video0 --save-video exam.mkv
     """
     where = region_of(region, region_profile)
-    model = _load(bundle, backend, threads, chart)
+    model = load_model(bundle, backend, threads, chart)
     try:
         opened = open_source(source)
         every_frame = (policy or ("latest" if opened.live else "all")) == "all"
@@ -264,7 +251,7 @@ def bench(
     if not 0 < rate < float("inf"):
         fail(f"--rate must be a positive number, not {rate}", BAD_INPUT)
     scaled = _parse_size(size)
-    model = _load(bundle, backend, threads)
+    model = load_model(bundle, backend, threads)
     with display.counter("timing", 2 * frames) as advance:
         report = benchmark(model, frames=frames, size=scaled, rate=rate, advance=advance)
     if as_json:
@@ -290,7 +277,7 @@ def tune_command(
 
     Example: fetalclip-edge tune
     """
-    with _loading():
+    with loading():
         checked = ModelBundle.load(bundle)
         steps = rounds + len(graphs_to_try(checked))
         with display.counter("tuning", steps) as advance:
@@ -325,7 +312,7 @@ def info(
     """
     from fetalclip_edge._native import instruction_sets
 
-    with _loading():
+    with loading():
         checked = ModelBundle.load(bundle)
         loaded, choice = load_with_choice(checked, backend, threads)
         model = Model(checked, loaded)
@@ -389,22 +376,6 @@ def main() -> None:
         sys.exit(say(str(error), FAILED))
     except Exception as error:
         sys.exit(say(f"{type(error).__name__}: {error}", FAILED))
-
-
-def _load(bundle: Path | None, backend: str, threads: int, chart: str = DEFAULT_CHART) -> Model:
-    with _loading():
-        return load(bundle, backend, threads=threads, chart=chart)
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """End with the right exit code when a bundle or a backend cannot be loaded."""
-    try:
-        yield
-    except BackendError as error:
-        fail(str(error), FAILED)
-    except (BundleError, ValueError) as error:
-        fail(str(error), BAD_INPUT)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

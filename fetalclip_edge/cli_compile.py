@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
+from fetalclip_edge.cli_options import BundleOption
 from fetalclip_edge.engines import build
 from fetalclip_edge.errors import BackendError, BundleError
 
@@ -41,9 +41,7 @@ def compile_command(
         str | None,
         typer.Option(metavar="NAME", help="int8 or fp16, of those that the bundle has"),
     ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Model bundle, in place of the shipped one")
-    ] = None,
+    bundle: BundleOption = None,
 ) -> None:
     """Compile the bundle's graph for this device's NVIDIA GPU, ahead of the first frame.
 

@@ -11,18 +11,26 @@ from typing import Annotated
 import typer
 
 from fetalclip_edge import display
-from fetalclip_edge.backends import BACKENDS, MOST_THREADS
 from fetalclip_edge.cache import write_whole
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
+from fetalclip_edge.cli_options import (
+    BackendOption,
+    BundleOption,
+    ChartOption,
+    PixelSizeOption,
+    SourceArgument,
+    ThreadsOption,
+    load_model,
+)
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
-from fetalclip_edge.errors import BackendError, BundleError, SourceError
+from fetalclip_edge.errors import SourceError
 from fetalclip_edge.geometry import RegionChoice
-from fetalclip_edge.model import Model, load
+from fetalclip_edge.model import Model
 from fetalclip_edge.report.data import ExamReport, Patient
 from fetalclip_edge.report.recorder import ExamRecorder
 from fetalclip_edge.sources.dicom import is_dicom
 from fetalclip_edge.stream import Stream, stream
-from fetalclip_edge.tasks.growth import CHARTS, DEFAULT_CHART
+from fetalclip_edge.tasks.growth import DEFAULT_CHART
 
 __all__ = ["report_command"]
 
@@ -32,27 +40,17 @@ _Write = Callable[[ExamReport, Path], Path]
 
 
 def report_command(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Camera, video, DICOM, folder, URL, pipeline")
-    ],
+    source: SourceArgument,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the report's own, which is made")
     ],
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help=f"Of {','.join(FORMATS)}")
     ] = "html,json",
-    pixel_size_mm: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Millimetres per pixel, in place of what the source says"),
-    ] = None,
+    pixel_size_mm: PixelSizeOption = None,
     region: RegionOption = None,
     region_profile: ProfileOption = None,
-    chart: Annotated[
-        str,
-        typer.Option(
-            "--chart", metavar="NAME", help=f"Growth chart of the age: {', '.join(CHARTS)}"
-        ),
-    ] = DEFAULT_CHART,
+    chart: ChartOption = DEFAULT_CHART,
     patient_name: Annotated[
         str, typer.Option(metavar="NAME", help="As DICOM writes it: Family^Given")
     ] = "",
@@ -67,16 +65,9 @@ def report_command(
             "--keep-study", help="With dicom: belong to the study of SOURCE, a DICOM file"
         ),
     ] = False,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Model bundle, in place of the shipped one"),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
-    ] = "auto",
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
-    ] = 1,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
 ) -> None:
     """Follow an exam to its end, or to Ctrl-C, and write its report into a folder.
 
@@ -93,7 +84,7 @@ def report_command(
     writers = {name: _writer(name, source, keep_study) for name in wanted}
     chosen = region_of(region, region_profile)
     _make_folder(out)
-    live = _open(source, _load(bundle, backend, threads, chart), chosen, pixel_size_mm)
+    live = _open(source, load_model(bundle, backend, threads, chart), chosen, pixel_size_mm)
     recorder = ExamRecorder.of(live.model, live.source)
     trouble = _follow(live, recorder)
     stats = live.stats()
@@ -195,15 +186,6 @@ def _make_folder(out: Path) -> None:
             fail(f"--out {out} is not empty; give a folder of the report's own", BAD_INPUT)
     except OSError as error:
         fail(f"--out {out} cannot be made a folder: {error.strerror}", BAD_INPUT)
-
-
-def _load(bundle: Path | None, backend: str, threads: int, chart: str) -> Model:
-    try:
-        return load(bundle, backend, threads=threads, chart=chart)
-    except BackendError as error:
-        fail(str(error), FAILED)
-    except (BundleError, ValueError) as error:
-        fail(str(error), BAD_INPUT)
 
 
 def _open(source: str, model: Model, region: RegionChoice, pixel_size_mm: float | None) -> Stream:

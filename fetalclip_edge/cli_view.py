@@ -10,13 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fetalclip_edge.backends import BACKENDS, MOST_THREADS
 from fetalclip_edge.checklist import Checklist
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
+from fetalclip_edge.cli_options import (
+    BackendOption,
+    BundleOption,
+    PixelSizeOption,
+    ThreadsOption,
+    load_model,
+)
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.demo import DEMO_CLIP
-from fetalclip_edge.errors import BackendError, BundleError
-from fetalclip_edge.model import Model, load
+from fetalclip_edge.model import Model
 from fetalclip_edge.sinks import Sink
 from fetalclip_edge.stream import Stream, stream
 
@@ -40,10 +45,7 @@ def view_command(
     loop: Annotated[bool, typer.Option("--loop", help="Play a recording over and over")] = False,
     region: RegionOption = None,
     region_profile: ProfileOption = None,
-    pixel_size_mm: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Millimetres per pixel, in place of what the source says"),
-    ] = None,
+    pixel_size_mm: PixelSizeOption = None,
     save: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Save the captured pictures at the end of each exam"),
@@ -51,16 +53,9 @@ def view_command(
     hold: Annotated[
         float, typer.Option(metavar="S", help="Seconds after which a held plane counts as seen")
     ] = 1.0,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Model bundle, in place of the shipped one"),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help=f"auto, {', '.join(BACKENDS)}")
-    ] = "auto",
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads for one frame")
-    ] = 1,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = 1,
 ) -> None:
     """Show a live source in the browser: the picture, its plane, and the checklist of the exam.
 
@@ -94,7 +89,7 @@ def view_command(
     except OSError as error:
         fail(f"cannot listen on {host} port {port}: {error.strerror or error}", BAD_INPUT)
     with listener:
-        model = _load(bundle, backend, threads)
+        model = load_model(bundle, backend, threads)
         recorder = ExamRecorder(model, checklist=checklist)
         hub, exams = Hub(checklist), Exams(checklist, save, recorder.reset)
         bound = listener.getsockname()[1]
@@ -114,15 +109,6 @@ def view_command(
             finally:
                 if save is not None and checklist.captured():
                     typer.echo(exams.end(), err=True)
-
-
-def _load(bundle: Path | None, backend: str, threads: int) -> Model:
-    try:
-        return load(bundle, backend, threads=threads)
-    except BackendError as error:
-        fail(str(error), FAILED)
-    except (BundleError, ValueError) as error:
-        fail(str(error), BAD_INPUT)
 
 
 def _open(

@@ -187,14 +187,9 @@ class HeadBiometry:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the outline as an object, millimetres and pixels to a thousandth."""
-        values: dict[str, Any] = {}
-        for measure in fields(self):
-            value = getattr(self, measure.name)
-            if isinstance(value, HeadOutline):
-                value = {name: round(v, _LENGTH_DIGITS) for name, v in value._asdict().items()}
-            elif isinstance(value, float):
-                value = round(value, _LENGTH_DIGITS)
-            values[measure.name] = value
+        values = {name: _rounded(value) for name, value in _values(self)}
+        if self.outline is not None:
+            values["outline"] = {n: _rounded(v) for n, v in self.outline._asdict().items()}
         return values
 
 
@@ -222,11 +217,7 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the scores to a thousandth."""
-        values: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            values[each.name] = round(value, 3) if isinstance(value, float) else value
-        return values
+        return {name: _rounded(value) for name, value in _values(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +366,8 @@ class Result:
         }
 
 
-_LENGTH_DIGITS = 3
+_MEASURE_DIGITS = 3
+"""Of lengths and scores in JSON."""
 
 _DIGITS = 9
 """Of probabilities in JSON: enough that they still sum to 1 to eight digits."""
@@ -393,3 +385,11 @@ def _scores_dict(
         "confidence": round(scores.confidence, _DIGITS),
         "scores": {name: round(value, _DIGITS) for name, value in scores.scores.items()},
     }
+
+
+def _values(answer: HeadBiometry | Quality) -> list[tuple[str, Any]]:
+    return [(each.name, getattr(answer, each.name)) for each in fields(answer)]
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, _MEASURE_DIGITS) if isinstance(value, float) else value

@@ -23,3 +23,14 @@ class LiveModel:
             frame_index=frame.index,
             pts_s=frame.pts_s,
         )
+
+
+class Asked(LiveModel):
+    """The same, and remembers the frames that it was asked about."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def analyze_frame(self, frame: Frame) -> Result:
+        self.frames.append(frame)
+        return super().analyze_frame(frame)

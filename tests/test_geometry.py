@@ -13,19 +13,10 @@ import fetalclip_edge as fe
 from fetalclip_edge.results import Frame, PlaneScores, Region, Result, StreamState
 from fetalclip_edge.sources import IterableSource
 
-from .live_model import LiveModel
+from .live_model import Asked
 
 SMALL, LARGE = (24, 32), (48, 64)
 REGION = Region(2, 3, 20, 15)
-
-
-class Asked(LiveModel):
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-
-    def analyze_frame(self, frame: Frame) -> Result:
-        self.frames.append(frame)
-        return super().analyze_frame(frame)
 
 
 def film(*sizes: tuple[int, int]) -> IterableSource:

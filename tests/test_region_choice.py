@@ -15,7 +15,7 @@ from fetalclip_edge.results import Frame, Region, Result, StreamState
 from fetalclip_edge.sources import IterableSource
 
 from .command_line import CommandLine
-from .live_model import LiveModel
+from .live_model import Asked
 from .sectors.pictures import around, fan, iou, tissue_in, trapezoid, with_screen
 from .test_head import SPEC, Edit, mapped
 
@@ -27,15 +27,6 @@ frame: {width: 800, height: 600}
 region: [120, 40, 560, 480]
 masked: [[120, 40, 60, 50]]
 """
-
-
-class Asked(LiveModel):
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-
-    def analyze_frame(self, frame: Frame) -> Result:
-        self.frames.append(frame)
-        return super().analyze_frame(frame)
 
 
 def answered(source: Any, **options: Any) -> tuple[list[Result], list[Frame]]:

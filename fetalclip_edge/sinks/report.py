@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,8 @@ class ReportSink(ClosingSink):
             reason = getattr(error, "strerror", None) or error
             raise SinkError(f"{self.path} cannot be written: {reason}") from error
 
-    def _save(self, report: ExamReport) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _save(self, report: ExamReport) -> None: ...
 
 
 class HtmlReport(ReportSink):
