@@ -137,8 +137,8 @@ def place_quantisers(
     if method in TORCH_METHODS:
         if network is None:
             raise ValueError(f"{method} needs the model in PyTorch, not its graph alone")
-        model, plain = place_in_torch(network, frames, method, epochs, in_float)
-        return Placed(_finished(model, frames, unit), plain, learned=epochs > 0)
+        model, plain, learned = place_in_torch(network, frames, method, epochs, in_float)
+        return Placed(_finished(model, frames, unit), plain, learned)
     if epochs:
         raise ValueError(f"learning to be rounded needs one of {', '.join(TORCH_METHODS)}")
     equal = equalise(core, frames[:EQUALISED_ON])

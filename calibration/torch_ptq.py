@@ -21,7 +21,6 @@ import onnx
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from calibration.torch_modules import prepared
@@ -58,7 +57,7 @@ def place_in_torch(
     method: str,
     epochs: int = 0,
     in_float: Sequence[str] = (),
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+) -> tuple[onnx.ModelProto, onnx.ModelProto, bool]:
     """Give the convolutions and linear layers of a model quantisers.
 
     The projection to the embedding stays in float32.
@@ -71,7 +70,8 @@ def place_in_torch(
         in_float: names of convolutions that stay in float32.
 
     Returns:
-        Q/DQ graph from normalised float32, and the same in float32 before it learned.
+        Q/DQ graph from normalised float32, the same in float32 before it learned, and whether it
+        has learned to be rounded.
 
     Raises:
         ValueError: the tower is of a kind that cannot be prepared.
@@ -95,12 +95,12 @@ def place_in_torch(
 
     with _quiet():
         mtq.quantize(rounded, _config(mtq, method), show)
-        _learn(cast(Tower, rounded), plain, parts, epochs)
+        learned = _learn(cast(Tower, rounded), plain, parts, epochs)
         rounded.eval().requires_grad_(False)
         model, core = (_exported(each, network.decoder) for each in (cast(Tower, rounded), plain))
     _pad_in_convolutions(model.graph, core.graph)
-    _leave_in_float(model, core, in_float)
-    return model, core
+    _leave_in_float(model, in_float)
+    return model, core, learned
 
 
 def _config(mtq: Any, method: str) -> dict[str, Any]:
@@ -112,13 +112,16 @@ def _config(mtq: Any, method: str) -> dict[str, Any]:
     return config
 
 
-def _learn(rounded: Tower, plain: Tower, parts: Sequence[Tensor], epochs: int) -> None:
+def _learn(rounded: Tower, plain: Tower, parts: Sequence[Tensor], epochs: int) -> bool:
     """Distil: the cosine of every output with that of float32, on the same frames.
 
     Weights end as they were after the epoch that came nearest, or as they began.
+
+    Returns:
+        Whether any came nearer than that.
     """
     if not epochs:
-        return
+        return False
     module = cast(nn.Module, rounded).requires_grad_(True)
     optimiser = torch.optim.Adam(module.parameters(), lr=_LEARNING_RATE)
     order = torch.Generator().manual_seed(0)
@@ -134,7 +137,8 @@ def _learn(rounded: Tower, plain: Tower, parts: Sequence[Tensor], epochs: int) -
         with torch.no_grad():
             return sum(len(part) * float(loss(index)) for index, part in enumerate(parts))
 
-    least, best = on_all(), _weights(module)
+    first = least = on_all()
+    best = _weights(module)
     for _ in range(epochs):
         for index in torch.randperm(len(parts), generator=order).tolist():
             optimiser.zero_grad()
@@ -143,6 +147,7 @@ def _learn(rounded: Tower, plain: Tower, parts: Sequence[Tensor], epochs: int) -
         if (now := on_all()) < least:
             least, best = now, _weights(module)
     module.load_state_dict(best)
+    return least < first
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
@@ -192,17 +197,17 @@ def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
     del graph.value_info[:]  # shapes that were those of padded tensors
 
 
-def _leave_in_float(model: onnx.ModelProto, core: onnx.ModelProto, names: Sequence[str]) -> None:
+def _leave_in_float(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Let convolutions read what their quantisers read: weights are in float32 still."""
     made_by = {name: node for node in model.graph.node for name in node.output}
-    plain = {c.name: c for c in core.graph.initializer}
-    originals = {node.name: node for node in core.graph.node}
-    for node in model.graph.node:
-        if node.name not in names:
-            continue
-        node.input[0] = made_by[made_by[node.input[0]].input[0]].input[0]
-        weights = numpy_helper.to_array(plain[originals[node.name].input[1]])
-        node.input[1] = f"{node.name} in float"
-        model.graph.initializer.append(numpy_helper.from_array(weights, node.input[1]))
+    for node in [node for node in model.graph.node if node.name in names]:
+        for place in (0, 1):
+            back = made_by[node.input[place]]
+            there = made_by[back.input[0]]
+            node.input[place] = there.input[0]
+            if place:  # weights have no other readers
+                model.graph.node.remove(back)
+                model.graph.node.remove(there)
 
 
 @contextlib.contextmanager

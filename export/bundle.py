@@ -122,6 +122,11 @@ def export_bundle(
             must, `run` was trained on other data, `head` on another run's maps, or the twin is
             none.
     """
+    if text is not None and judged_by is not None:
+        raise ValueError(
+            "--text embeds ages that heads must judge, and with --judged-by the model has learned "
+            "from all of them: give one of the two"
+        )
     _check_out(out)
     release = with_patients_apart(load_source(run), data)
     decoder = None if head is None else _read_head(head, release)
@@ -131,6 +136,7 @@ def export_bundle(
     examples = read_data(data, (twin or release).held_out, release.origin.data_sha256)
     settings = _SETTINGS if settings is None else settings
     if decoder is not None:
+        decoder.demand_unseen((twin or release).held_out)
         demand_heads(examples.held)
     validation = _read(examples.held, release)
 

@@ -29,6 +29,20 @@ class HeadExport:
     release: HeadRelease
     size: int
 
+    def demand_unseen(self, held_out: frozenset[str]) -> None:
+        """See to it that the decoder has not learned from the examinations that are to judge it.
+
+        Raises:
+            ValueError: it has.
+        """
+        learned = held_out - self.release.held_out
+        if learned:
+            raise ValueError(
+                f"--head may have learned from {len(learned)} of the {len(held_out)} patients "
+                "who are to judge it: teach it by python -m training.segmentation with the same "
+                "RUN and --judged-by"
+            )
+
     def described(
         self,
         held: Sequence[Example],

@@ -37,12 +37,12 @@ class Embedded:
     Attributes:
         clip: which.
         frames: `(T, D)`, L2-normalised, in the order of time.
-        sha256: of the clip's files.
+        sha256: of each of the clip's files.
     """
 
     clip: Clip
     frames: Embeddings
-    sha256: str
+    sha256: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ def embed_clips(
         The clips that could be read, in order, and the others.
 
     Raises:
-        ValueError: clips with the very same content are of different splits or labels.
+        ValueError: clips of different splits share a file, or clips of the very same files are
+            labelled differently.
     """
     about = [encoder_sha256(encoder), most]
     about += [encoder.identity.get(name) for name in ("graph", "backend", "precision")]
@@ -149,23 +150,27 @@ def _pixels(frame: Frame) -> NDArray[np.uint8]:
     return image[:, :, ::-1] if frame.color == "bgr" and image.ndim == 3 else image
 
 
-def _content_sha256(path: Path) -> str:
+def _content_sha256(path: Path) -> tuple[str, ...]:
     if path.is_dir():
-        return _hash([file_sha256(image) for image in images_in(path)])
+        return tuple(file_sha256(image) for image in images_in(path))
     if not path.is_file():
         raise SourceNotFoundError(f"{path}: there is no such file or folder")
-    return file_sha256(path)
+    return (file_sha256(path),)
 
 
 def _check_copies(embedded: Sequence[Embedded]) -> None:
     first: dict[str, Clip] = {}
+    first_whole: dict[tuple[str, ...], Clip] = {}
     for each in embedded:
-        clip, other = each.clip, first.setdefault(each.sha256, each.clip)
-        if clip.split != other.split:
-            raise ValueError(
-                f"{clip.name} in {clip.split} and {other.name} in {other.split} are the same "
-                "picture: leave one out, or the figures tell of what was learned by heart"
-            )
+        clip = each.clip
+        for file in each.sha256:
+            other = first.setdefault(file, clip)
+            if clip.split != other.split:
+                raise ValueError(
+                    f"{clip.name} in {clip.split} and {other.name} in {other.split} are the same "
+                    "picture: leave one out, or the figures tell of what was learned by heart"
+                )
+        other = first_whole.setdefault(each.sha256, clip)
         if clip.label != other.label:
             raise ValueError(
                 f"{clip.name} and {other.name} are the same picture, and are labelled "

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
+from training.config import PublishedConfig
 from training.datasets import Example, load_images
 from training.evaluation.report import with_interval
 from training.evaluation.tasks import RECOGNISED, label_of
@@ -73,6 +74,13 @@ def main(
                 seed=seed,
                 fold=(fold, folds),
             )
+            if session.accelerator.num_processes > 1:
+                raise ValueError("cross-validation runs in one process; leave the launcher out")
+            if isinstance(session.config.model, PublishedConfig):
+                raise ValueError(
+                    f"{config_path} trains a published model, which is recognised by other means: "
+                    "cross-validate a model of our own shapes"
+                )
             session.say(f"fold {fold + 1} of {folds}")
             model = first_model(session.config)
             check_start(session.config, session.held_out, session.data_sha256)

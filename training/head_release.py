@@ -31,6 +31,7 @@ class HeadRelease:
             `fetalclip_edge.tasks.biometry.HeadSpec` has it.
         validation: metrics on heads of examinations held out.
         data: what it learned from, in words.
+        held_out: patients and examinations whom it has not learned from.
         learned_on: `tower_sha256` of the tower whose maps it reads; empty before it is saved.
     """
 
@@ -38,6 +39,7 @@ class HeadRelease:
     spec: dict[str, float]
     validation: dict[str, float]
     data: str
+    held_out: frozenset[str]
     learned_on: str = ""
 
 
@@ -68,6 +70,7 @@ def save_head(folder: Path, tower: ImageTower, release: HeadRelease) -> None:
         "spec": release.spec,
         "validation": release.validation,
         "data": release.data,
+        "held_out": sorted(release.held_out),
     }
     temporary = folder / f"{_DESCRIPTION}.tmp"
     temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -89,7 +92,8 @@ def load_head(folder: Path, tower: ImageTower) -> HeadRelease:
     if release.learned_on != tower_sha256(tower):
         raise ValueError(
             f"{folder} learned on the maps of another model; teach a decoder for this one: "
-            "python -m training.segmentation RUN --out HEAD"
+            "python -m training.segmentation RUN --data HC18 --out HEAD, with --judged-by as for "
+            "export.bundle"
         )
     return release
 
@@ -106,14 +110,14 @@ def read_head(folder: Path) -> HeadRelease:
         if not each.is_file():
             raise FileNotFoundError(
                 f"{each} is missing; make it with: python -m training.segmentation RUN "
-                f"--out {folder}"
+                f"--data HC18 --out {folder}"
             )
     try:
         described: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = DecoderConfig(**described["decoder"])
         learned_on = str(described["tower_sha256"])
         spec, validation = dict(described["spec"]), dict(described["validation"])
-        data = str(described["data"])
+        data, held_out = str(described["data"]), frozenset(described["held_out"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what save_head wrote: {error!r}") from error
     decoder = HeadDecoder(config)
@@ -125,4 +129,4 @@ def read_head(folder: Path) -> HeadRelease:
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder / _WEIGHTS} does not fit head.json: {error}") from error
     decoder.eval().requires_grad_(False)
-    return HeadRelease(decoder, spec, validation, data, learned_on)
+    return HeadRelease(decoder, spec, validation, data, held_out, learned_on)

@@ -31,8 +31,8 @@ class HeadSettings:
     """How a head is trained.
 
     Attributes:
-        task: its name. That of `heart` looks only at frames on which the model sees the thorax, as
-            the device does.
+        task: its name. That of `heart` looks only at frames whose likeliest plane is the thorax;
+            the device also leaves out what is flat or out of domain.
         pooling: "none", "mean" or "attention"; None for "none" where every clip is one picture,
             else "mean".
         positive: of two labels, the one to be found; None for the second in alphabetical order.

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from training.config import Distillation
-from training.learner import Batch, Images
+from training.learner import Batch
 from training.losses import contrastive_loss, feature_loss, repulsive_loss
 from training.teacher import TeacherCache
 
@@ -56,7 +56,7 @@ class Objective(Protocol):
 
     identity: str
 
-    def teach(self, batch: Batch, images: Images) -> Tensor | None:
+    def teach(self, batch: Batch) -> Tensor | None:
         """The teacher's embeddings of a process's views `(N, D)`, where there is a teacher."""
         ...
 
@@ -70,7 +70,7 @@ class Contrastive:
 
     identity = "captions"
 
-    def teach(self, batch: Batch, images: Images) -> None:
+    def teach(self, batch: Batch) -> None:
         """There is no teacher."""
 
     def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
@@ -92,9 +92,9 @@ class Distilling:
         self.scale = seen.teacher.scale
         self.identity = f"captions and teacher {seen.teacher.sha256} at {self.scale}"
 
-    def teach(self, batch: Batch, images: Images) -> Tensor:
+    def teach(self, batch: Batch) -> Tensor:
         """The teacher's embeddings, from the cache where it has them."""
-        return self.seen.embeddings(images, batch.draws)
+        return self.seen.embeddings(batch.images, batch.draws)
 
     def __call__(self, pairs: Pairs, known: Known, done: float) -> dict[str, Tensor]:
         """The contrastive loss, that of the logits and that of the features, weighted."""

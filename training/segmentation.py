@@ -280,9 +280,7 @@ def main(
         size = release.config.image_size
         shape = [maps.shape[1] for maps in release.tower.pyramid(torch.zeros(1, 1, size, size))]
         config = DecoderConfig(channels=tuple(shape))
-        begun = None if start is None else read_head(start).decoder
-        if begun is not None and begun.config != config:
-            raise ValueError(f"{start} is of another shape than a decoder of {run}")
+        begun = None if start is None else _begun(start, config, held_out)
         held = load_heads([h for h in heads if h.group in held_out], size)
         rest = [h for h in heads if h.group not in held_out]
         learned = load_heads(rest, round(_MARGIN * size))
@@ -297,7 +295,8 @@ def main(
 
     def write(decoder: HeadDecoder) -> dict[str, float]:
         spec, figures = judge(release.tower, decoder, held)
-        save_head(out, release.tower, HeadRelease(decoder, spec.to_dict(), figures, words))
+        taught = HeadRelease(decoder, spec.to_dict(), figures, words, held_out)
+        save_head(out, release.tower, taught)
         return figures
 
     with told(console, 1, OSError, ValueError), image_progress(console) as progress:
@@ -325,6 +324,23 @@ def main(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _begun(start: Path, config: DecoderConfig, held_out: frozenset[str]) -> HeadDecoder:
+    """The decoder to go on from, which must know none of those who are to judge.
+
+    Raises:
+        ValueError: it has another shape, or may have learned from some of them.
+    """
+    begun = read_head(start)
+    if begun.decoder.config != config:
+        raise ValueError(f"{start} is of another shape than a decoder of this run")
+    if learned := held_out - begun.held_out:
+        raise ValueError(
+            f"{start} may have learned from {len(learned)} of the {len(held_out)} patients who are "
+            "to judge"
+        )
+    return begun.decoder
 
 
 def _told(figures: dict[str, float]) -> str:

@@ -254,7 +254,7 @@ class Trainer:
 
     def _gather(self, batch: Batch) -> Known:
         """What is known of the images and captions of all processes."""
-        teacher = self.objective.teach(batch, batch.images)
+        teacher = self.objective.teach(batch)
         facts, claims, learned = batch.facts, batch.claims, batch.counted
         if self.accelerator.num_processes > 1:
             facts, claims, learned = map(gather_object, (facts, claims, learned))

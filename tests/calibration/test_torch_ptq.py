@@ -178,7 +178,8 @@ def test_a_convolution_that_is_named_stays_in_float32(
     graph = onnx.load(tmp_path / "core.onnx").graph
     names = [node.name for node in graph.node if node.op_type == "Conv"]
     given = (frames(4, 64).astype(np.float32) - 127) / 128
-    model, _ = place_in_torch(Network(tower), given, "torch-max", in_float=names[:1])
+    model, _, learned = place_in_torch(Network(tower), given, "torch-max", in_float=names[:1])
+    assert not learned
     found = model.graph
     dequantised = {n.output[0] for n in found.node if n.op_type == "DequantizeLinear"}
     convolutions = [node for node in found.node if node.op_type == "Conv"]

@@ -125,7 +125,7 @@ def test_the_manifest_tells_edge_error_and_figures(tmp_path: Path) -> None:
     ]
     logits = np.stack([slope(ellipse.grown(0.25)) for ellipse in drawn])[:, None]
     spec = HeadSpec(0.0, 0.0, 0.02, 0.6, 0.04, 0.6, 0.98, 0.25)
-    release = HeadRelease(HeadDecoder(SMALL), spec.to_dict(), {}, "3 heads")
+    release = HeadRelease(HeadDecoder(SMALL), spec.to_dict(), {}, "3 heads", frozenset())
     told = HeadExport(release, 224).described(examples, logits, examples, logits)
     assert told["output"] == "head_logits"
     assert told["edges"] == "outer-outer"
@@ -136,6 +136,15 @@ def test_the_manifest_tells_edge_error_and_figures(tmp_path: Path) -> None:
         assert (figures["heads"], figures["withheld"]) == (3, 0)
         assert figures["circumference_mean_absolute_error_mm"] < 0.5
     assert HeadSpec.from_dict(told).edge_px == told["edge_px"]
+
+
+def test_a_decoder_is_not_judged_by_whom_it_learned_from() -> None:
+    held = frozenset({"hc18/1", "hc18/2"})
+    export = HeadExport(HeadRelease(HeadDecoder(SMALL), {}, {}, "3 heads", held), 224)
+    export.demand_unseen(held)
+    export.demand_unseen(frozenset({"hc18/1"}))
+    with pytest.raises(ValueError, match="from 1 of the 3 patients who are to judge"):
+        export.demand_unseen(held | {"hc18/3"})
 
 
 def test_heads_to_fit_to_are_demanded(tmp_path: Path) -> None:

@@ -331,8 +331,8 @@ def test_a_heart_is_trained_on_frames_of_the_thorax_alone(
         folder.mkdir()
         for i in range(3):
             image = np.roll(clip_images[200 + 4 * index + i], 9 * (index % 2), axis=1)
-            if i >= 2 or index == 11:
-                image = stripes
+            if i >= 2 or index == 11:  # of each clip's own: no file may be in two splits
+                image = np.roll(stripes, 3 * index + i)
             Image.fromarray(image).save(folder / f"{i}.png")
         kind = ("normal", "defect")[index % 2]
         rows.append((folder.name, kind, index, ("train", "validation", "test")[index // 4]))
@@ -375,6 +375,26 @@ def test_bad_options_are_told(
     done = command(pictures.table, *words, "--out", tmp_path / "head")
     assert done.exit_code == 2
     assert message in done.stderr.replace("\n", " ")
+
+
+def test_a_picture_that_is_in_a_folder_of_another_split_is_refused(
+    pictures: Trained, tmp_path: Path
+) -> None:
+    # Given stills of their own, and a clip of the test that holds one of them
+    for number in range(8):
+        shutil.copy(pictures.folder / f"p{number}.png", tmp_path / f"p{number}.png")
+    (tmp_path / "clip").mkdir()
+    for name in ("p0.png", "p7.png"):
+        shutil.copy(tmp_path / name, tmp_path / "clip" / name)
+    splits = ("train", "train", "validation", "validation", "test", "test")
+    rows: list[tuple[object, ...]] = [
+        (f"p{number}.png", "ab"[number % 2], number, split) for number, split in enumerate(splits)
+    ]
+    rows.append(("clip", "b", 9, "test"))
+    written = table(tmp_path / "labels.csv", rows, "path,label,group,split")
+    words = (written, "--model", DEFAULT_BUNDLE, "--task", "lie", "--out", tmp_path / "head")
+    done = command(*words)
+    assert (done.exit_code, "are the same picture" in done.stderr) == (2, True), done.stderr
 
 
 def test_the_same_picture_in_two_splits_is_refused(pictures: Trained, tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def test_a_decoder_of_no_shape_is_refused(change: dict[str, object]) -> None:
 
 def released(folder: Path, tower: ImageTower) -> HeadRelease:
     torch.manual_seed(1)
-    release = HeadRelease(HeadDecoder(SMALL).eval(), {"edge_px": 0.5}, {"dice": 0.9}, "3 heads")
+    decoder, held = HeadDecoder(SMALL).eval(), frozenset({"hc18/7"})
+    release = HeadRelease(decoder, {"edge_px": 0.5}, {"dice": 0.9}, "3 heads", held)
     save_head(folder, tower, release)
     return release
 
@@ -120,6 +121,7 @@ def test_a_decoder_on_disk_is_the_same_in_half_precision(
     wanted, found = (see(model.image, each.decoder, images) for each in (kept, read))
     torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.01)
     assert (read.spec, read.validation, read.data) == (kept.spec, kept.validation, kept.data)
+    assert read.held_out == {"hc18/7"}
 
 
 def test_a_decoder_of_another_tower_is_refused(tmp_path: Path, model: DualEncoder) -> None:
@@ -214,23 +216,35 @@ def test_a_decoder_goes_on_from_another(folder: Path, model: DualEncoder, taught
         torch.testing.assert_close(value, before[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_start_of_another_shape_is_refused(
+@pytest.mark.parametrize(
+    ("full", "kept", "told"),
+    [(False, 4, "is of another shape"), (True, 3, "may have learned from 1 of the 4 patients")],
+)
+def test_a_start_that_does_not_fit_is_refused(
     folder: Path,
     tmp_path: Path,
     model: DualEncoder,
     taught: Taught,
     capsys: pytest.CaptureFixture[str],
+    full: bool,
+    kept: int,
+    told: str,
 ) -> None:
     run, start = tmp_path / "run", tmp_path / "start"
     run.mkdir()
     held = [f"hc18/{number:03d}" for number in range(4)]
+    decoder = taught.decoder
+    if full:
+        shape = model.image.pyramid(torch.zeros(1, 1, 64, 64))
+        decoder = HeadDecoder(DecoderConfig(channels=tuple(maps.shape[1] for maps in shape)))
     save_release(run, model, {"planes_f1": 0.5}, held, Origin("pretrain"))
     spec, figures = judge(model.image, taught.decoder, load_heads(read_heads(folder, "test"), 64))
-    save_head(start, model.image, HeadRelease(taught.decoder, spec.to_dict(), figures, "heads"))
+    learned = HeadRelease(decoder, spec.to_dict(), figures, "heads", frozenset(held[:kept]))
+    save_head(start, model.image, learned)
     with pytest.raises(typer.Exit) as stop:
         main(run, data=folder, out=tmp_path / "out", epochs=1, views=1, seed=0, start=start)
     assert stop.value.exit_code == 2
-    assert "is of another shape" in " ".join(capsys.readouterr().err.split())
+    assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
