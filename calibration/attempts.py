@@ -18,7 +18,6 @@ from calibration.settings import Settings
 from calibration.static import normalised
 from calibration.symmetric_int8 import METHODS, place_quantisers
 from calibration.torch_ptq import TORCH_METHODS, Network
-from export.graph import OUTPUT
 from export.measure import Encoded, encode, one_thread_session
 from training.datasets import Example
 from training.progress import image_progress
@@ -88,7 +87,7 @@ def judge_graphs(work: Work, paths: Mapping[Family, Path], gate: Gate) -> dict[F
     for family, path in paths.items():
         session = one_thread_session(path, family.on_integers)
         outputs = encode(session, work.held, f"validation, INT8 for {family.title}")
-        judgement = judge(work.fp32[OUTPUT], outputs[OUTPUT], work.examples, work.prompts, gate)
+        judgement = judge(work.fp32, outputs, work.examples, work.prompts, gate)
         found[family] = Attempt(path, outputs, judgement)
     return found
 

@@ -87,5 +87,14 @@ def quantise(
         )
     quantised = onnx.load(out)
     fit_convolutions(quantised, equal, given[:CORRECTED_ON], _LARGEST)
-    model = dequantised_input(quantised) if exact else with_grey_levels(quantised, mean, std)
+    rounded = any(
+        node.input[0] == CORE_INPUT
+        for node in quantised.graph.node
+        if node.op_type == "QuantizeLinear"
+    )
+    model = (
+        dequantised_input(quantised)
+        if exact and rounded
+        else with_grey_levels(quantised, mean, std)
+    )
     onnx.save(model, out)

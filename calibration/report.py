@@ -111,6 +111,10 @@ def _told(graph: GraphReport) -> list[str]:
         for task, share in found.agreement.items()
     ]
     rows.append(["cosine with FP32, mean", "", f"{found.cosine_mean:.5f}"])
+    rows += [
+        [f"cosine of {name} with FP32, mean", "", f"{cosine:.5f}"]
+        for name, cosine in found.other_cosines.items()
+    ]
     rows.append(["cosine with FP32, 1st percentile", "", f"{found.cosine_p01:.5f}"])
     return [
         f"`{graph.file}` {verdict}",

@@ -26,6 +26,7 @@ __all__ = [
     "OUTPUT",
     "Tower",
     "ancestors",
+    "core_module",
     "dequantised_input",
     "export_core",
     "export_module",
@@ -106,14 +107,27 @@ def export_core(tower: Tower, path: Path, decoder: HeadDecoder | None = None) ->
     Raises:
         ValueError: a decoder is given, and the tower has no maps that it could read.
     """
-    outputs = [OUTPUT, FEATURES] if tower.has_stages else [OUTPUT]
-    module: nn.Module = _Core(tower)
-    if decoder is not None:
-        if not (isinstance(tower, ImageTower) and tower.has_stages):
-            raise ValueError("a decoder of the head needs a model of our own with stages")
-        module, outputs = _CoreWithHead(tower, decoder), [*outputs, HEAD_OUTPUT]
+    module, outputs = core_module(tower, decoder)
     size = tower.config.image_size
     export_module(module, path, channels=1, size=size, name=_CORE_INPUT, outputs=outputs)
+
+
+def core_module(tower: Tower, decoder: HeadDecoder | None = None) -> tuple[nn.Module, list[str]]:
+    """What `export_core` writes, and the names of its outputs.
+
+    Args:
+        tower: what embeds.
+        decoder: of the head, for a third output.
+
+    Raises:
+        ValueError: a decoder is given, and the tower has no maps that it could read.
+    """
+    outputs = [OUTPUT, FEATURES] if tower.has_stages else [OUTPUT]
+    if decoder is None:
+        return _Core(tower), outputs
+    if not (isinstance(tower, ImageTower) and tower.has_stages):
+        raise ValueError("a decoder of the head needs a model of our own with stages")
+    return _CoreWithHead(tower, decoder), [*outputs, HEAD_OUTPUT]
 
 
 def export_module(

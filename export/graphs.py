@@ -82,12 +82,12 @@ def make_graphs(
     normalisation = (config.mean, config.std)
     onnx.save(with_grey_levels(onnx.load(core), *normalisation), fp32)
     some = frames[:_PARITY_FRAMES]
-    check_parity(release.tower, fp32, some, some, "fp32")
+    check_parity(release.tower, fp32, some, some, "fp32", decoder)
     int8 = {}
     if "int8" in precisions:
         network = Network(release.tower, decoder)
         int8 = write_graphs(core, frames, normalisation, settings, work, network=network)
     if "fp16" in precisions:
         onnx.save(to_fp16(fp32, some), fp16)
-        check_parity(release.tower, fp16, some, some, "fp16")
+        check_parity(release.tower, fp16, some, some, "fp16", decoder)
     return Exported(core, fp32, int8, fp16 if "fp16" in precisions else None)

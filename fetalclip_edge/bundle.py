@@ -32,7 +32,6 @@ __all__ = [
     "PromptSet",
     "Reference",
     "file_sha256",
-    "keeps_weights_elsewhere",
     "prompts_sha256",
 ]
 
@@ -189,11 +188,17 @@ class ModelBundle:
             precision: of the graph, or None for the one that the bundle names first.
 
         Raises:
-            BundleError: the bundle has no such graph.
+            BundleError: the bundle has no such graph, or it keeps weights in another file.
             BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        precision = self.precision(backend, precision)
-        return self._read(self.graphs[backend][precision])
+        name = self.graphs[backend][self.precision(backend, precision)]
+        graph = self._read(name)
+        if _EXTERNAL in graph:
+            # Runtimes would take them from the working directory, where nobody has checked them.
+            raise BundleError(
+                f"{self.folder / name} keeps weights in another file, which is not allowed"
+            )
+        return graph
 
     def prompt_embeddings(self) -> dict[str, NDArray[np.float32]]:
         """Task -> float32 `(classes, embedding_dim)`, L2-normalised.
@@ -272,11 +277,6 @@ class ModelBundle:
                 f"{self.folder / name} was changed since the bundle was loaded"
             )
         return data
-
-
-def keeps_weights_elsewhere(graph: bytes) -> bool:
-    """Whether an ONNX graph refers to other files for its weights, which nobody has checked."""
-    return _EXTERNAL in graph
 
 
 def file_sha256(path: Path) -> str:

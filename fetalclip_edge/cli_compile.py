@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fetalclip_edge.backends.engine import EngineBackend
 from fetalclip_edge.backends.tensorrt import TensorRTBackend
@@ -19,7 +14,7 @@ from fetalclip_edge.backends.tuned import installed_version
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.cli_errors import BAD_INPUT, FAILED, fail
 from fetalclip_edge.cli_options import BundleOption
-from fetalclip_edge.engines import build
+from fetalclip_edge.engines.bar import compiling_bar
 from fetalclip_edge.errors import BackendError, BundleError
 
 __all__ = ["compile_command"]
@@ -50,7 +45,6 @@ def compile_command(
 
     Example: fetalclip-edge compile --backend tensorrt --precision int8
     """
-    console = Console(stderr=True, highlight=False)
     if backend is not None and backend not in _COMPILING:
         fail(f"--backend must be {' or '.join(_COMPILING)}, not {backend!r}", BAD_INPUT)
     try:
@@ -58,8 +52,11 @@ def compile_command(
         chosen = _COMPILING[backend or _first_installed(checked)]
         wanted = checked.precision(chosen.name, precision)
         begin = time.monotonic()
-        with _bar(console, f"compiling {wanted} with {chosen.name}") as progress:
+        with compiling_bar(f"compiling {wanted} with {chosen.name}") as progress:
             found = chosen.compile(checked, wanted, progress=progress)
+        if found.path is not None:
+            # Loads, runs, and keeps the kernels that TensorRT-RTX makes as it does.
+            chosen(checked, threads=1, precision=wanted)
     except BackendError as error:
         fail(str(error), FAILED)
     except BundleError as error:
@@ -79,21 +76,3 @@ def _first_installed(bundle: ModelBundle) -> str:
         )
     # Where none is installed, the first says what to install.
     return next((name for name in fitting if installed_version(name) is not None), fitting[0])
-
-
-@contextmanager
-def _bar(console: Console, title: str) -> Iterator[build.Progress]:
-    """A bar with the time that is left, which only a terminal shows."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[what]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(title, total=1.0, what="")
-        yield lambda what, share: bar.update(task, completed=share, what=escape(what[:40]))

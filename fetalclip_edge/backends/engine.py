@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +18,12 @@ from numpy.typing import NDArray
 from fetalclip_edge.backends.base import Backend
 from fetalclip_edge.backends.signature import Signature, blank_frame
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.engines.bar import compiling_bar
 from fetalclip_edge.engines.build import MAX_BATCH, Progress, compile_engine, make_log
 from fetalclip_edge.engines.cache import CachedEngine, EngineCache, EngineKey
 from fetalclip_edge.engines.cuda import Cuda
 from fetalclip_edge.engines.session import Layout, Session
-from fetalclip_edge.errors import BackendError, BackendUnavailableError
+from fetalclip_edge.errors import BackendError, BackendUnavailableError, FetalCLIPEdgeError
 
 __all__ = ["EngineBackend"]
 
@@ -49,25 +53,8 @@ class EngineBackend(Backend):
         self.version = str(self._trt.__version__)
         self.device = self._cuda.gpu.name
         path = bundle.folder / bundle.graphs[self.name][self.precision]
-        self._runtime_log = make_log(self._trt)
-        self._runtime = self._trt.Runtime(self._runtime_log.sink)
-        self._cache = EngineCache()
-        self._engine, self._key = self._load(bundle)
-        self._kernels = self._cache.kernels(self._key) if self.keeps_kernels else None
-        self._settings = self.runtime_settings(self._trt, self._engine, self._kernels)
-        self._layout = Layout.of(self._trt, self._engine)
-        blank = blank_frame(bundle)
-        if self._layout.image.shape != blank.shape[1:] or self._layout.image.dtype != blank.dtype:
-            raise BackendError(
-                f"{path} takes {self._layout.image.dtype} {self._layout.image.shape}, and the "
-                f"manifest's preprocessing gives {blank.dtype} {blank.shape[1:]}"
-            )
-        self._sessions, self._making = threading.local(), threading.Lock()
-        first = {
-            tensor.name: np.empty((1, *tensor.shape), np.float32) for tensor in self._layout.outputs
-        }
-        self._run(blank, first)
-        self.signature = Signature.of(bundle, path, first)
+        with _named(f"{self.module} {self.version} cannot run {path}"):
+            self._prepare(bundle, path)
 
     def encode(
         self, inputs: NDArray[Any], out: Mapping[str, NDArray[np.float32]] | None = None
@@ -79,10 +66,10 @@ class EngineBackend(Backend):
                 name: np.empty((len(inputs), *shape), np.float32)
                 for name, shape in self.signature.outputs.items()
             }
-        for start in range(0, len(inputs), self._layout.most):
-            part = slice(start, start + self._layout.most)
-            piece = inputs[part]
-            self._run(piece, {name: a[part] for name, a in out.items()})
+        with _named(f"{self.module} {self.version} failed"):
+            for start in range(0, len(inputs), self._layout.most):
+                part = slice(start, start + self._layout.most)
+                self._run(inputs[part], {name: a[part] for name, a in out.items()})
         return dict(out)
 
     @classmethod
@@ -109,7 +96,8 @@ class EngineBackend(Backend):
         """
         precision = bundle.precision(cls.name, precision)
         trt, cuda = cls._open()
-        return cls._compile(trt, cuda, bundle, precision, progress, cache or EngineCache())[0]
+        with _named(f"{cls.module} {trt.__version__} cannot compile {bundle.name} {precision}"):
+            return cls._compile(trt, cuda, bundle, precision, progress, cache or EngineCache())[0]
 
     @classmethod
     def _compile(
@@ -136,19 +124,19 @@ class EngineBackend(Backend):
         )
 
         def build() -> bytes:
-            if progress is None:
-                _log.warning(
-                    "compiling %s for %s: seconds to minutes, once; "
-                    "fetalclip-edge compile does it ahead of the first frame",
-                    *(path, gpu.name),
-                )
-            return compile_engine(
-                trt,
-                graph,
-                str(path),
-                progress=progress,
-                configure=lambda config: cls.configure(trt, config),
+            if progress is not None:
+                return built(progress)
+            _log.warning(
+                "compiling %s for %s: seconds to minutes, once; "
+                "fetalclip-edge compile does it ahead of the first frame",
+                *(path, gpu.name),
             )
+            with compiling_bar(f"compiling {precision} with {cls.name}, once") as bar:
+                return built(bar)
+
+        def built(told: Progress) -> bytes:
+            configure = functools.partial(cls.configure, trt)
+            return compile_engine(trt, graph, str(path), progress=told, configure=configure)
 
         def waiting() -> None:
             if progress is not None:
@@ -193,6 +181,27 @@ class EngineBackend(Backend):
                 f"{self._runtime_log.why()}"
             )
         return engine, key
+
+    def _prepare(self, bundle: ModelBundle, path: Path) -> None:
+        self._runtime_log = make_log(self._trt)
+        self._runtime = self._trt.Runtime(self._runtime_log.sink)
+        self._cache = EngineCache()
+        self._engine, self._key = self._load(bundle)
+        self._kernels = self._cache.kernels(self._key) if self.keeps_kernels else None
+        self._settings = self.runtime_settings(self._trt, self._engine, self._kernels)
+        self._layout = Layout.of(self._trt, self._engine)
+        blank = blank_frame(bundle)
+        if self._layout.image.shape != blank.shape[1:] or self._layout.image.dtype != blank.dtype:
+            raise BackendError(
+                f"{path} takes {self._layout.image.dtype} {self._layout.image.shape}, and the "
+                f"manifest's preprocessing gives {blank.dtype} {blank.shape[1:]}"
+            )
+        self._sessions, self._making = threading.local(), threading.Lock()
+        first = {
+            tensor.name: np.empty((1, *tensor.shape), np.float32) for tensor in self._layout.outputs
+        }
+        self._run(blank, first)
+        self.signature = Signature.of(bundle, path, first)
 
     @staticmethod
     def configure(trt: Any, config: Any) -> None:
@@ -258,3 +267,14 @@ class EngineBackend(Backend):
             )
             setattr(self._sessions, kind, session)
         return session, is_new
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """TensorRT's bindings raise what pybind11 does, such as a TypeError for a null pointer."""
+    try:
+        yield
+    except FetalCLIPEdgeError:
+        raise
+    except Exception as error:
+        raise BackendError(f"{what}: {type(error).__name__}: {error}") from error

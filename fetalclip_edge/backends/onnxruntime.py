@@ -48,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
         # Spinning threads would take the battery and the other cores between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # From bytes: they are the ones that were checked, and can refer to no other file.
+            # From bytes: they are the ones that were checked.
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             self._input = self._session.get_inputs()[0].name
             self._outputs = [output.name for output in self._session.get_outputs()]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends.base import Backend
 from fetalclip_edge.backends.signature import Signature, blank_frame
-from fetalclip_edge.bundle import ModelBundle, keeps_weights_elsewhere
+from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BackendUnavailableError
 
 __all__ = ["OpenVINOBackend", "import_runtime"]
@@ -47,9 +47,6 @@ class OpenVINOBackend(Backend):
         path = bundle.folder / bundle.graphs[self.name][self.precision]
         self.version = self._runtime.__version__.partition("-")[0]
         self.device = "cpu"
-        if keeps_weights_elsewhere(graph):
-            # OpenVINO would take it from the working directory, where nobody has checked it.
-            raise BackendError(f"{path} keeps weights in another file, which is not allowed")
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             # One stream computes in the calling thread; more would hand each frame to another.

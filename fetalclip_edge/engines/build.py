@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fetalclip_edge.bundle import keeps_weights_elsewhere
 from fetalclip_edge.errors import BackendError
 
 __all__ = ["MAX_BATCH", "Log", "Phases", "Progress", "compile_engine", "make_log"]
@@ -130,8 +129,6 @@ def compile_engine(
     Raises:
         BackendError: the graph cannot be parsed or compiled; the message says what TensorRT says.
     """
-    if isinstance(graph, bytes) and keeps_weights_elsewhere(graph):
-        raise BackendError(f"{name} keeps weights in another file, which is not allowed")
     log = make_log(trt)
     builder = trt.Builder(log.sink)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

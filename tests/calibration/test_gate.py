@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.gate import Gate, Judgement, judge
+from export.graph import OUTPUT
 from fetalclip_edge.results import BRAIN_PLANES, PLANES
 from training.datasets import Example
 from training.facts import Facts
@@ -40,7 +41,15 @@ RIGHT = np.stack([towards(*kind) for kind in KINDS]).astype(np.float32)
 
 
 def judged(other: np.ndarray, gate: Gate | None = None) -> Judgement:
-    return judge(RIGHT, other, EXAMPLES, PROMPTS, gate or Gate())
+    return judge({OUTPUT: RIGHT}, {OUTPUT: other}, EXAMPLES, PROMPTS, gate or Gate())
+
+
+def confused(count: int) -> np.ndarray:
+    """So many of the four trans-ventricular planes taken for trans-thalamic ones."""
+    other = RIGHT.copy()
+    rows = [index for index, (_, part) in enumerate(KINDS) if part == "trans-ventricular"]
+    other[rows[:count]] = towards("brain", "trans-thalamic")
+    return other
 
 
 def test_the_same_answers_pass() -> None:
@@ -86,6 +95,36 @@ def test_embeddings_that_turn_away_fail_even_with_right_answers() -> None:
     assert any(f.startswith("the mean cosine with FP32 is 0.9") for f in found.failures)
 
 
+def test_a_sub_plane_that_is_lost_fails_and_one_answer_that_chance_may_move_does_not() -> None:
+    wide = Gate(mean_cosine=-1, p01_cosine=-1)
+    lost = judged(confused(4), wide)
+    # By hand: none of four found is F1 0 in every resample that holds one of them.
+    assert lost.least_drop["trans-ventricular"] == 1
+    told = "; ".join(lost.failures)
+    assert (
+        "F1 of trans-ventricular falls by at least 100.0 points (95 % interval; at most 1.5)"
+        in told
+    )
+    assert "macro-F1 of the sub-planes falls by at least" in told
+    one = judged(confused(1), wide)
+    # By hand: 3 of 4 found is F1 6 / 7; of 12 images, 35 % of resamples lack the one that changed.
+    assert one.class_f1["brain_planes"]["trans-ventricular"] == (1.0, pytest.approx(6 / 7))
+    assert one.least_drop["trans-ventricular"] == 0
+    assert one.passed
+
+
+def test_a_map_that_turns_away_fails_by_its_name() -> None:
+    maps = np.random.default_rng(0).normal(size=(len(RIGHT), 1, 4, 4)).astype(np.float32)
+    turned = np.roll(maps, 1, axis=2)
+    outputs, others = {OUTPUT: RIGHT, "head_logits": maps}, {OUTPUT: RIGHT, "head_logits": turned}
+    assert judge(outputs, outputs, EXAMPLES, PROMPTS, Gate()).other_cosines == {
+        "head_logits": pytest.approx(1)
+    }
+    found = judge(outputs, others, EXAMPLES, PROMPTS, Gate())
+    [failure] = found.failures
+    assert failure.startswith("the mean cosine of head_logits with FP32 is")
+
+
 def test_what_is_not_a_number_fails() -> None:
     found = judged(np.full_like(RIGHT, np.nan))
     assert any("cosine with FP32 is nan" in failure for failure in found.failures)
@@ -95,7 +134,7 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="do not go with 42 images"):
         judged(RIGHT[:-1])
     with pytest.raises(ValueError, match="no validation image is labelled with a plane"):
-        judge(RIGHT[:1], RIGHT[:1], [example("cervix")], PROMPTS, Gate())
+        judge({OUTPUT: RIGHT[:1]}, {OUTPUT: RIGHT[:1]}, [example("cervix")], PROMPTS, Gate())
 
 
 @pytest.mark.parametrize("name", ["macro_f1_drop", "mean_cosine", "agreement"])
