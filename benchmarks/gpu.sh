@@ -17,5 +17,5 @@ source "$environment/bin/activate"
 pip install --quiet -e ".[train,export,tensorrt-rtx]" ||
   echo "warning: could not install all packages; going on with what is there" >&2
 
-timeout 600 python -m benchmarks.gpu "$@" >"$out"
+python -m benchmarks.gpu "$out" "$@"
 echo "wrote $out" >&2

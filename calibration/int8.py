@@ -104,11 +104,11 @@ def calibrate(
         )
         attempts = judge_graphs(work, paths, settings.gate)
         outcome = until_it_passes(work, settings, attempts, console, layers)
+        for family in FAMILIES:
+            (out / family.file).unlink(missing_ok=True)  # one of an earlier run may be there
         for family, attempt in outcome.attempts.items():
-            path = out / family.file
-            path.unlink(missing_ok=True)  # one of an earlier run may be there
             if attempt.judgement.passed:
-                path.write_bytes(attempt.path.read_bytes())
+                (out / family.file).write_bytes(attempt.path.read_bytes())
     reports = {
         family: GraphReport(family.file, a.judgement, _answers(a.outputs, examples, source))
         for family, a in outcome.attempts.items()

@@ -119,6 +119,7 @@ def main(
     """
     console = Console(stderr=True, highlight=False)
     try:
+        _demand_names_apart(graphs)
         out.mkdir(parents=True, exist_ok=True)
         targets = tuple(capability or CAPABILITIES)
         compiled = [_with_bar(graph, targets, out, console) for graph in graphs]
@@ -135,6 +136,15 @@ def main(
             f"{one.seconds:.1f}",
         )
     Console(highlight=False).print(table)
+
+
+def _demand_names_apart(graphs: list[Path]) -> None:
+    stems = [graph.stem for graph in graphs]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(
+            f"several graphs are called {', '.join(twice)}, and their engines would overwrite each "
+            "other: compile them into folders of their own"
+        )
 
 
 def _with_bar(graph: Path, targets: tuple[str, ...], out: Path, console: Console) -> Compiled:

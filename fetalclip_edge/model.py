@@ -152,8 +152,8 @@ class Model:
             batch = listed[start : start + _BATCH]
             for index, image in enumerate(batch):
                 self.preprocessor(image, out=inputs[index : index + 1])
-            outputs = self.backend.encode(inputs[: len(batch)])
-            embeddings[start : start + len(batch)] = outputs["embedding"]
+            wanted = {"embedding": embeddings[start : start + len(batch)]}
+            self.backend.encode(inputs[: len(batch)], wanted)
         return embeddings
 
     def _age(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import fetalclip_edge as fe
 from fetalclip_edge.cli import app
 
 Edit = Callable[[Callable[[dict[str, Any]], object]], Path]
@@ -38,6 +40,13 @@ def bundle(edited_bundle: Edit) -> Path:
     return edited_bundle(add)
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def run(*arguments: str) -> tuple[int, str, str]:
     found = CliRunner().invoke(app, ["compile", *arguments])
     return found.exit_code, found.stdout, found.stderr
@@ -56,6 +65,37 @@ def test_an_engine_is_compiled_and_then_there(
     code, said, _ = run(*command)
     assert (code, said.split(",")[0]) == (0, f"{backend} int8: was there")
     assert getattr(gpu, backend)._built == 1
+
+
+def test_kernels_that_tensorrt_rtx_makes_as_it_loads_are_made_and_kept(
+    gpu: SimpleNamespace, bundle: Path, own_cache: Path
+) -> None:
+    assert run("--backend", "tensorrt_rtx", "--bundle", str(bundle))[0] == 0
+    assert len(list((own_cache / "engines").glob("*.kernels"))) == 1
+    made = gpu.tensorrt_rtx._kernels
+    assert made > 0
+    fe.load(bundle, backend="tensorrt_rtx")
+    assert gpu.tensorrt_rtx._kernels == made
+
+
+def test_an_engine_that_does_not_load_is_told_by_compile(
+    gpu: SimpleNamespace, bundle: Path
+) -> None:
+    gpu.tensorrt._loads = False
+    code, _, said = run("--backend", "tensorrt", "--bundle", str(bundle))
+    assert code == 1
+    assert "does not load the engine that it compiled" in said
+
+
+def test_a_terminal_sees_a_bar_on_first_use(
+    gpu: SimpleNamespace, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    fe.load(bundle, backend="tensorrt")
+    assert "compiling int8 with tensorrt, once" in screen.getvalue()
+    assert "left:" in screen.getvalue()
 
 
 def test_a_compiler_that_fails_is_an_error_at_run_time(gpu: SimpleNamespace, bundle: Path) -> None:

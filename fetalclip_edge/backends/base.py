@@ -56,7 +56,7 @@ class Backend(ABC):
         Args:
             inputs: `(N, C, S, S)` in the type that the bundle's preprocessing gives.
             out: name -> C-contiguous float32 array of the output's shape, to write into; outputs
-                that it lacks are not computed for the caller. None makes new arrays of all.
+                that it lacks are not handed over. None makes new arrays of all.
 
         Returns:
             The graph's outputs by name, or `out`'s arrays; `embedding` is `(N, D)`, L2-normalised.

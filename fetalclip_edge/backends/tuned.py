@@ -23,6 +23,8 @@ from fetalclip_edge.machine import device_name
 __all__ = ["Measured", "Memory", "installed_version", "recall", "remember"]
 
 _LAYOUT = 1
+_CUDA = "cuda-bindings"
+"""What both TensorRTs need besides: without it they were dropped, and with it they may be first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,18 @@ def _measured(item: dict[str, Any]) -> Measured:
 
 def _versions(backends: Iterable[str]) -> dict[str, str | None]:
     runtimes = {name: installed_version(name) for name in backends}
-    return {"fetalclip-edge": metadata.version("fetalclip-edge"), **runtimes}
+    return {
+        "fetalclip-edge": metadata.version("fetalclip-edge"),
+        _CUDA: _version(_CUDA),
+        **runtimes,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _path(bundle: ModelBundle, threads: int) -> Path:

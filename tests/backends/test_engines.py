@@ -341,6 +341,28 @@ def test_a_graph_for_frames_of_another_size_is_refused(
         load_backend(bundle, "tensorrt")
 
 
+@pytest.mark.parametrize("part", ["Runtime", "Builder"])
+def test_what_the_bindings_raise_is_named_and_auto_goes_on(
+    gpu: SimpleNamespace,
+    make_bundle: MakeBundle,
+    linear_graph: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    # Given a runtime that gives a null pointer, as pybind11 tells it
+    def null(*_: object) -> None:
+        raise TypeError(f"{part}: factory function returned nullptr")
+
+    monkeypatch.setattr(gpu.tensorrt, part, null)
+    files = {"linear.onnx": linear_graph.SerializeToString()}
+    graphs = {name: {"fp32": "linear.onnx"} for name in ("tensorrt", "onnxruntime")}
+    bundle = make_bundle(graphs, files, embedding_dim=DIM, preprocess=LINEAR_PREPROCESS)
+    # Then asked for it says so, and "auto" takes the next
+    with pytest.raises(BackendError, match=r"cannot run .*linear\.onnx: TypeError: .* nullptr"):
+        load_backend(bundle, "tensorrt")
+    assert load_backend(bundle).name == "onnxruntime"
+
+
 # Progress
 
 

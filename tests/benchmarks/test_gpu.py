@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from benchmarks import gpu as benchmark
+from fetalclip_edge.bundle import ModelBundle
 
-STEPS = ["import", "build", "gpu", "deserialise", "load", "execute"]
+STEPS = ["import", "build", "gpu", "deserialise", "load", "execute", "reference"]
 
 
 @pytest.fixture
@@ -106,9 +108,41 @@ def test_a_process_that_crashes_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
+def test_the_report_is_there_as_far_as_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a third runtime that takes the whole program with it
+    out, calls = tmp_path / "gpu.json", []
+
+    def apart(runtime: str, *_: str) -> dict[str, Any]:
+        calls.append(runtime)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"steps": [{"step": "import", "status": "refused", "reason": "not here"}]}
+
+    monkeypatch.setattr(benchmark, "_apart", apart)
+    monkeypatch.setattr(benchmark, "_find_graphs", lambda *_: dict.fromkeys(["fp16", "int8"]))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(out)
+    report = json.loads(out.read_text())
+    assert [set(report[name]) for name in ("tensorrt_rtx", "tensorrt")] == [
+        {"fp32", "fp16", "int8"},
+        {"fp32"},
+    ]
+
+
+def test_the_reference_of_int8_is_the_graph_as_it_is_written() -> None:
+    # Given the shipped graph for GPUs, whose weights of eight bits overflow on CPUs without VNNI
+    bundle = ModelBundle.load()
+    frames = benchmark._frames(bundle, 4)
+    graphs = {name: bundle.folder / f"encoder.{name}.onnx" for name in ("fp16", "int8")}
+    wanted, found = (benchmark._reference(graphs[name], frames) for name in graphs)
+    assert (wanted * found).sum(axis=1).min() > 0.98
+
+
 @pytest.mark.parametrize("given", ["fp16=/nowhere.onnx", "fp4=pyproject.toml", "pyproject.toml"])
 def test_a_graph_that_is_none_is_bad_input(given: str) -> None:
-    found = CliRunner().invoke(benchmark.app, ["--graph", given])
+    found = CliRunner().invoke(benchmark.app, ["gpu.json", "--graph", given])
     assert found.exit_code == 2
     assert "must be fp32 or fp16 or int8=FILE" in " ".join(found.stderr.replace("│", "").split())
 

@@ -225,3 +225,11 @@ def test_a_missing_runtime_is_said_with_what_to_install(
     with pytest.raises(BackendUnavailableError, match=r'pip install "fetalclip-edge\[tensorrt-rtx'):
         compile_for(teacher["fp16"], ["8.6"], tmp_path)
     assert run(teacher["fp16"], "--out", tmp_path)[0] == 1
+
+
+def test_graphs_of_one_name_do_not_overwrite_each_others_engines(tmp_path: Path) -> None:
+    graphs = [tmp_path / name / "encoder.int8.onnx" for name in ("one", "two")]
+    found = CliRunner().invoke(app, [*map(str, graphs), "--out", str(tmp_path / "engines")])
+    assert found.exit_code == 2
+    assert "several graphs are called encoder.int8" in found.stderr
+    assert not (tmp_path / "engines").exists()
