@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ _LEARNING_RATE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A model in PyTorch.
+    """A model in PyTorch, which remembers how it was rounded: layers in float32 come after that.
 
     Attributes:
         tower: what embeds.
@@ -49,6 +50,23 @@ class Network:
 
     tower: Tower
     decoder: HeadDecoder | None = None
+    _rounded: dict[tuple[str, int, bytes], _Rounded] = field(default_factory=dict, repr=False)
+
+    def rounded(self, frames: NDArray[np.float32], method: str, epochs: int) -> _Rounded:
+        """Its graphs with quantisers everywhere, made once."""
+        key = (method, epochs, hashlib.sha256(frames.tobytes()).digest())
+        if key not in self._rounded:
+            self._rounded[key] = _round(self.tower, self.decoder, frames, method, epochs)
+        return self._rounded[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """Q/DQ graph, the same in float32, and whether weights have learned to be rounded."""
+
+    model: onnx.ModelProto
+    core: onnx.ModelProto
+    learned: bool
 
 
 def place_in_torch(
@@ -77,6 +95,20 @@ def place_in_torch(
         ValueError: the tower is of a kind that cannot be prepared.
         RuntimeError: modelopt is not installed.
     """
+    made = network.rounded(frames, method, epochs)
+    model = onnx.ModelProto()
+    model.CopyFrom(made.model)
+    _leave_in_float(model, in_float)
+    return model, made.core, made.learned
+
+
+def _round(
+    tower: Tower,
+    decoder: HeadDecoder | None,
+    frames: NDArray[np.float32],
+    method: str,
+    epochs: int,
+) -> _Rounded:
     try:
         with _quiet():
             import modelopt.torch.quantization as mtq
@@ -84,7 +116,7 @@ def place_in_torch(
         raise RuntimeError(
             f'{method} needs NVIDIA\'s modelopt: pip install "fetalclip-edge[export]" ({error})'
         ) from error
-    plain = prepared(network.tower)
+    plain = prepared(tower)
     rounded = cast(nn.Module, copy.deepcopy(plain))
     parts = torch.from_numpy(frames).split(_BATCH)
 
@@ -97,10 +129,9 @@ def place_in_torch(
         mtq.quantize(rounded, _config(mtq, method), show)
         learned = _learn(cast(Tower, rounded), plain, parts, epochs)
         rounded.eval().requires_grad_(False)
-        model, core = (_exported(each, network.decoder) for each in (cast(Tower, rounded), plain))
+        model, core = (_exported(each, decoder) for each in (cast(Tower, rounded), plain))
     _pad_in_convolutions(model.graph, core.graph)
-    _leave_in_float(model, in_float)
-    return model, core, learned
+    return _Rounded(model, core, learned)
 
 
 def _config(mtq: Any, method: str) -> dict[str, Any]:

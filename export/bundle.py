@@ -177,6 +177,11 @@ def export_bundle(
         main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         judged = measure_precisions(held, examples.held, release)
         fitted = _fit(sessions[main_one], examples, held[main_one], release, twin)
+        if calibration is not None:
+            calibration["withheld"] = {
+                family.file: count_withheld(attempt.outputs, examples.held, fitted)
+                for family, attempt in outcome.attempts.items()
+            }
         metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
             **judged,

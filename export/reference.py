@@ -89,8 +89,11 @@ def reference_tensors(
         spec: its preprocessing.
 
     Returns:
-        `frames`, uint8 `(16, 1, S, S)`, and `embeddings`, float32 `(16, D)`, L2-normalised.
+        `frames`, uint8 `(16, 1, S, S)`, `embeddings`, float32 `(16, D)`, L2-normalised, and every
+        other output of the graph by its name, float32 `(16, ...)`.
     """
     frames = reference_frames(spec)
-    each = [session.run([OUTPUT], {INPUT: frames[i : i + 1]})[0] for i in range(len(frames))]
-    return {"frames": frames, "embeddings": np.concatenate(each)}
+    names = [output.name for output in session.get_outputs()]
+    each = [session.run(names, {INPUT: frames[i : i + 1]}) for i in range(len(frames))]
+    outputs = {n: np.concatenate(o) for n, o in zip(names, zip(*each, strict=True), strict=True)}
+    return {"frames": frames, "embeddings": outputs.pop(OUTPUT), **outputs}

@@ -75,11 +75,12 @@ class Reference:
 
     Attributes:
         frames: uint8 `(N, 1, S, S)`, grey, padded and resized for the model already.
-        embeddings: float32 `(N, D)`, L2-normalised, of the model in float32.
+        outputs: of the model in float32 by name, float32 `(N, ...)`; `embedding`, `(N, D)`, is
+            L2-normalised. Bundles of before 0.4.1 hold that alone.
     """
 
     frames: NDArray[np.uint8]
-    embeddings: NDArray[np.float32]
+    outputs: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,8 @@ class ModelBundle:
             BundleError: the bundle has no such graph, or it keeps weights in another file.
             BundleIntegrityError: it was changed since the bundle was loaded.
         """
-        name = self.graphs[backend][self.precision(backend, precision)]
+        precision = self.precision(backend, precision)
+        name = self.graphs[backend][precision]
         graph = self._read(name)
         if _EXTERNAL in graph:
             # Runtimes would take them from the working directory, where nobody has checked them.
@@ -229,7 +231,7 @@ class ModelBundle:
         return tensors
 
     def reference(self) -> Reference | None:
-        """The reference frames and their embeddings, or None where the bundle has none.
+        """The reference frames and what the model makes of them, or None where there are none.
 
         Raises:
             BundleError: the file does not hold what it must.
@@ -238,9 +240,9 @@ class ModelBundle:
         if REFERENCE not in self.files:
             return None
         tensors, size = self._load(REFERENCE), self.preprocess.size
-        if set(tensors) != {"frames", "embeddings"}:
+        if not {"frames", "embeddings"} <= set(tensors):
             raise BundleError(f"{REFERENCE} must hold frames and embeddings, not {list(tensors)}")
-        frames, embeddings = tensors["frames"], tensors["embeddings"]
+        frames, embeddings = tensors.pop("frames"), tensors.pop("embeddings")
         number = len(frames) if frames.ndim else 0
         if frames.dtype.name != "uint8" or frames.shape != (max(1, number), 1, size, size):
             raise BundleError(
@@ -255,7 +257,13 @@ class ModelBundle:
             )
         if not bool((abs((embeddings**2).sum(axis=1) - 1) < 1e-3).all()):
             raise BundleError(f"{REFERENCE}: embeddings must be L2-normalised")
-        return Reference(frames, embeddings)
+        for name, values in tensors.items():
+            if values.dtype.name != "float32" or values.shape[:1] != (number,):
+                raise BundleError(
+                    f"{REFERENCE}: {name} must be float32 ({number}, ...), "
+                    f"not {values.dtype} {values.shape}"
+                )
+        return Reference(frames, {"embedding": embeddings, **tensors})
 
     def _load(self, name: str) -> dict[str, NDArray[Any]]:
         from safetensors.numpy import load

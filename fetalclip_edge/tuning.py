@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fetalclip_edge.preprocess import Preprocessor
 __all__ = ["LEAST_COSINE", "Trial", "Tuning", "graphs_to_try", "remember_tuning", "tune"]
 
 LEAST_COSINE = 0.99
-"""Mean cosine with the float32 embeddings of the reference frames, below which a graph is
+"""Mean cosine of each output with float32's on the reference frames, below which a graph is
 dropped."""
 
 _WARM_UP = 5
@@ -35,7 +35,8 @@ class Trial:
         precision: of the graph.
         version, device: as the backend says; None where it could not load.
         median_ms, p95_ms: milliseconds of one frame; None where it was dropped.
-        mean_cosine: with the float32 embeddings of the reference frames; None where none came.
+        mean_cosine: with what the model in float32 makes of the reference frames, of the output
+            that is the furthest from it; None where none came.
         problem: why it was dropped; None where it was not.
     """
 
@@ -128,14 +129,14 @@ def tune(
     for name, precision in graphs_to_try(bundle):
         try:
             backend = load_backend(bundle, name, threads, precision)
-            cosine = _mean_cosine(backend, inputs, reference.embeddings)
+            cosine, furthest = _least_cosine(backend, inputs, reference.outputs)
         except BackendError as error:
             dropped.append(Trial(name, precision, problem=str(error)))
         else:
             if cosine >= LEAST_COSINE:
                 loaded.append((backend, cosine))
             else:
-                dropped.append(_strayed(backend, cosine))
+                dropped.append(_strayed(backend, cosine, furthest))
         advance()
     if not loaded:
         each = "; ".join(f"{t.backend} {t.precision}: {t.problem}" for t in dropped)
@@ -179,25 +180,37 @@ def remember_tuning(bundle: ModelBundle, tuning: Tuning) -> Path:
     return remember(bundle, tuning.threads, BACKENDS, ranking, dropped)
 
 
-def _strayed(backend: Backend, cosine: float) -> Trial:
+def _strayed(backend: Backend, cosine: float, output: str) -> Trial:
     return Trial(
         backend.name,
         backend.precision,
         backend.version,
         backend.device,
         mean_cosine=round(cosine, 6) if np.isfinite(cosine) else None,
-        problem=f"mean cosine with float32 is {cosine:.4f}, less than {LEAST_COSINE:g}",
+        problem=f"mean cosine of {output} with float32 is {cosine:.4f}, less than {LEAST_COSINE:g}",
     )
 
 
-def _mean_cosine(
-    backend: Backend, inputs: list[NDArray[Any]], expected: NDArray[np.float32]
-) -> float:
-    found = np.concatenate([backend.encode(one)["embedding"] for one in inputs])
-    products = np.sum(found.astype(np.float64) * expected, axis=1)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    with np.errstate(invalid="ignore"):  # an embedding that is no number passes no gate
-        return float(np.mean(products / lengths))
+def _least_cosine(
+    backend: Backend, inputs: list[NDArray[Any]], expected: Mapping[str, NDArray[np.float32]]
+) -> tuple[float, str]:
+    """The mean cosine of the output that is the furthest from float32's, and its name."""
+    found = [backend.encode(one) for one in inputs]
+    if missing := sorted(set(expected) - set(found[0])):
+        raise BackendError(f"{backend.name} gives no {', '.join(missing)}, as the model does")
+    least = (np.inf, "")
+    for name, wanted in expected.items():
+        one = np.concatenate([each[name] for each in found]).reshape(len(wanted), -1)
+        other = wanted.reshape(len(wanted), -1)
+        if one.shape != other.shape:
+            raise BackendError(f"{backend.name} gives a {name} of another shape than the model")
+        products = np.sum(one.astype(np.float64) * other, axis=1)
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosine = float(np.mean(products / lengths))
+        if not cosine >= least[0]:  # what is no number passes no gate
+            least = (cosine, name)
+    return least
 
 
 def _take_turns(

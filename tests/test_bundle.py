@@ -360,7 +360,15 @@ def test_reference_frames_are_read(copy: Path) -> None:
     reference = _with_reference(copy, _reference()).reference()
     assert reference is not None
     np.testing.assert_array_equal(reference.frames, _reference()["frames"])
-    np.testing.assert_array_equal(reference.embeddings, _reference()["embeddings"])
+    assert set(reference.outputs) == {"embedding"}
+    np.testing.assert_array_equal(reference.outputs["embedding"], _reference()["embeddings"])
+
+
+def test_reference_outputs_beside_the_embedding_are_read_by_their_names(copy: Path) -> None:
+    maps = np.arange(48, dtype=np.float32).reshape(3, 1, 4, 4)
+    reference = _with_reference(copy, {**_reference(), "head_logits": maps}).reference()
+    assert reference is not None
+    np.testing.assert_array_equal(reference.outputs["head_logits"], maps)
 
 
 def test_a_bundle_may_have_no_reference_frames(copy: Path) -> None:
@@ -375,7 +383,8 @@ def test_a_bundle_may_have_no_reference_frames(copy: Path) -> None:
     ("change", "said"),
     [
         (lambda t: t.pop("frames"), "must hold frames and embeddings"),
-        (lambda t: t.update(more=np.zeros(1)), "must hold frames and embeddings"),
+        (lambda t: t.update(more=np.zeros(3)), "more must be float32"),
+        (lambda t: t.update(more=np.zeros(2, np.float32)), "more must be float32"),
         (lambda t: t.update(frames=t["frames"].astype(np.float32)), "frames must be uint8"),
         (lambda t: t.update(frames=t["frames"][:, 0]), "frames must be uint8"),
         (lambda t: t.update(frames=np.array(3, np.uint8)), "frames must be uint8"),

@@ -94,10 +94,41 @@ def test_those_that_stray_or_fail_are_dropped_and_the_others_timed(tunable: Mode
     assert strayed.mean_cosine is not None
     assert strayed.mean_cosine < 0.99
     assert strayed.problem is not None
+    assert "of embedding" in strayed.problem
     assert "less than 0.99" in strayed.problem
     assert (broken.precision, broken.version, broken.mean_cosine) == ("fp16", None, None)
     assert broken.problem is not None
     assert "junk.onnx" in broken.problem
+
+
+def test_a_graph_is_dropped_for_any_output_that_strays(
+    make_tunable: MakeTunable, linear_graph: onnx.ModelProto
+) -> None:
+    # Given embeddings as in float32, and a brightness that falls where the model's rises
+    tunable = make_tunable({"onnxruntime": {"fp32": "linear.onnx"}})
+    reference = tunable.reference()
+    assert reference is not None
+    mean = reference.frames.reshape(6, -1).mean(axis=1, keepdims=True).astype(np.float32)
+    tensors = {"frames": reference.frames, "embeddings": reference.outputs["embedding"]}
+    graphs = {"onnxruntime": {"fp32": "linear.onnx"}}
+    good, bad = (
+        make_tunable(graphs, {"reference.safetensors": save({**tensors, "brightness": values})})
+        for values in (mean, -mean)
+    )
+    # Then the one is kept and the other is not, and the reason names the output
+    assert tune(good, rounds=1).fastest.mean_cosine == pytest.approx(1, abs=1e-4)
+    with pytest.raises(BackendError, match=r"mean cosine of brightness with float32 is -1\.0000"):
+        tune(bad, rounds=1)
+
+
+def test_a_graph_that_lacks_an_output_is_dropped(make_tunable: MakeTunable) -> None:
+    tunable = make_tunable({"onnxruntime": {"fp32": "linear.onnx"}})
+    reference = tunable.reference()
+    assert reference is not None
+    tensors = {"frames": reference.frames, "embeddings": reference.outputs["embedding"]}
+    more = {"reference.safetensors": save({**tensors, "head_logits": np.ones((6, 4), np.float32)})}
+    with pytest.raises(BackendError, match="gives no head_logits"):
+        tune(make_tunable({"onnxruntime": {"fp32": "linear.onnx"}}, more), rounds=1)
 
 
 def test_a_model_of_colours_is_tuned_on_the_same_frames(

@@ -159,3 +159,26 @@ def test_with_whole_levels_the_bytes_go_in_as_they_are(quantised: Quantised) -> 
 
 def test_the_calibration_leaves_logging_as_it_was(quantised: Quantised) -> None:
     assert quantised.root_level_kept
+
+
+@pytest.mark.parametrize(("mean", "std"), [WHOLE, CLIP_GREY], ids=["whole levels", "clip"])
+def test_the_first_convolution_may_stay_in_float(tmp_path: Path, mean: float, std: float) -> None:
+    # Given the layer whose input's quantisation is the normalisation
+    torch.manual_seed(0)
+    tower = ImageTower(ModelConfig(image_size=64, embed_dim=16, mean=mean, std=std))
+    tower.load_imagenet()
+    export_core(tower.eval(), tmp_path / "core.onnx")
+    [first, *_] = [
+        n.name for n in onnx.load(tmp_path / "core.onnx").graph.node if n.op_type == "Conv"
+    ]
+    # When it is to be left
+    quantise(tmp_path / "core.onnx", frames(8, 0), mean, std, tmp_path / "int8.onnx", [first])
+    # Then the graph takes grey levels still, and gives what the tower gives
+    images = frames(4, 1)
+    with torch.inference_mode():
+        expected = tower(torch.from_numpy(images).float()).numpy()
+    assert (run(tmp_path / "int8.onnx", images) * expected).sum(axis=1).min() > 0.97
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    dequantised = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    plain = [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] not in dequantised]
+    assert plain == [first]

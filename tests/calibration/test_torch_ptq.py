@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from calibration import torch_ptq
 from calibration.symmetric_int8 import quantise_symmetric
 from calibration.torch_modules import prepared
 from calibration.torch_ptq import TORCH_METHODS, Network, place_in_torch
@@ -168,6 +170,31 @@ def test_learning_to_be_rounded_brings_it_nearer(
     before = cosines(quantise("transformer", "torch-mse"), towers["transformer"], seed=0)
     after = cosines(quantise("transformer", "torch-mse", 3), towers["transformer"], seed=0)
     assert after.mean() > before.mean()
+
+
+def test_a_network_is_rounded_once_whatever_stays_in_float(
+    towers: dict[str, Tower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    learn = torch_ptq._learn
+
+    def counted(*given: Any) -> bool:
+        rounds.append(1)
+        return learn(*given)
+
+    monkeypatch.setattr(torch_ptq, "_learn", counted)
+    network, tower = Network(towers["convolutional"]), towers["convolutional"]
+    given = (frames(4, tower.config.image_size).astype(np.float32) - 127) / 128
+    whole, core, _ = place_in_torch(network, given, "torch-max", 1)
+    [first, *_] = [node.name for node in core.graph.node if node.op_type == "Conv"]
+    before = whole.SerializeToString()
+    parted, _, _ = place_in_torch(network, given, "torch-max", 1, [first])
+    assert len(rounds) == 1
+    kinds = [sum(n.op_type == "QuantizeLinear" for n in m.graph.node) for m in (whole, parted)]
+    assert kinds[1] < kinds[0]
+    assert whole.SerializeToString() == before
+    place_in_torch(network, given[:2], "torch-max", 1)  # other frames are another thing
+    assert len(rounds) == 2
 
 
 def test_a_convolution_that_is_named_stays_in_float32(

@@ -54,7 +54,9 @@ def test_embeddings_are_those_of_the_float_graph(
     session = one_thread_session(graphs.fp32)
     tensors = reference_tensors(session, SPEC)
     np.testing.assert_array_equal(tensors["frames"], frames)
-    (expected,) = session.run(["embedding"], {"image": frames})
+    expected, features = session.run(["embedding", "domain_features"], {"image": frames})
+    assert set(tensors) == {"frames", "embeddings", "domain_features"}
+    np.testing.assert_allclose(tensors["domain_features"], features, rtol=1e-3, atol=1e-4)
     assert tensors["embeddings"].dtype == np.float32
     np.testing.assert_allclose(tensors["embeddings"], expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
