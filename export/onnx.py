@@ -135,6 +135,7 @@ def export_graph(
         model = _trace(source, work, form)
         if precision == "fp16":
             onnx.save(model, work)
+            del model  # of FetalCLIP's it is 1.2 GB, and modelopt makes copies of its own
             model = to_fp16(work, inputs[:2])
         data = _save(model, new, largest_file)
         del model
