@@ -94,3 +94,14 @@ def test_what_is_no_twin_is_refused(
 
 def test_a_run_that_holds_more_patients_out_is_a_twin(run: Path, model: Path) -> None:
     assert load_twin(run, load_source(model)).held_out == load_release(run).held_out
+
+
+def test_ages_are_not_judged_by_heads_that_the_model_learned_from(
+    drawn: Path, run: Path, model: Path, tmp_path: Path
+) -> None:
+    given = {"judged_by": run, "text": tmp_path / "teacher.pt"}
+    with pytest.raises(ValueError, match="--text embeds ages .* give one of the two"):
+        export_bundle(
+            *(model, drawn, tmp_path / "bundle"), name="a", version="1", console=Console(), **given
+        )
+    assert not (tmp_path / "bundle").exists()

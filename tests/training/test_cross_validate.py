@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from accelerate import Accelerator
 
 from training.cross_validate import main
 from training.folds import fold_by_group
@@ -69,3 +71,28 @@ def test_every_patient_is_recognised_by_a_model_that_never_saw_them(
     main(path, tmp_path / "runs", drawn, tmp_path / "cache", folds=2)
     assert capsys.readouterr().err.count("is finished already") == 2
     assert json.loads((tmp_path / "runs" / "cross_validation.json").read_text()) == found
+
+
+def test_a_published_model_and_several_processes_are_refused(
+    drawn: Path,
+    tmp_path: Path,
+    tiny_experiment: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(experiment: dict[str, Any]) -> str:
+        path = tmp_path / "experiment.yaml"
+        path.write_text(yaml.safe_dump(experiment))
+        with pytest.raises(typer.Exit) as ended:
+            main(path, tmp_path / "runs", drawn, tmp_path / "cache", folds=2)
+        assert ended.value.exit_code == 2
+        assert not (tmp_path / "runs" / "cross_validation.json").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    stages = [{**tiny_experiment["stages"][-1], "image_size": 256}]
+    model = {"published": "mobile-fetalclip"}
+    published = {**tiny_experiment, "model": model, "stages": stages, "start": "random"}
+    assert "trains a published model" in refused(published)
+    # And with a launcher each process would hold a part of every fold
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    assert "cross-validation runs in one process" in refused(tiny_experiment)
