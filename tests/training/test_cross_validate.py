@@ -91,7 +91,13 @@ def test_a_published_model_and_several_processes_are_refused(
 
     stages = [{**tiny_experiment["stages"][-1], "image_size": 256}]
     model = {"published": "mobile-fetalclip"}
-    published = {**tiny_experiment, "model": model, "stages": stages, "start": "random"}
+    published = {
+        **tiny_experiment,
+        "model": model,
+        "stages": stages,
+        "start": "random",
+        "canvas": 256,
+    }
     assert "trains a published model" in refused(published)
     # And with a launcher each process would hold a part of every fold
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
