@@ -357,10 +357,12 @@ def test_native_images_embed_as_on_pillows_pixels(
 
 
 @pytest.mark.data
-def test_four_planes_of_unseen_patients_are_recognised(model: fe.Model, data_root: Path) -> None:
+def test_planes_and_sub_planes_of_unseen_patients_are_recognised(
+    model: fe.Model, data_root: Path
+) -> None:
     with (data_root / "planes" / "labels.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    truth, found = [], []
+    truth, found, parts, found_parts = [], [], [], []
     for row in rows:
         plane = row["plane"].split()[-1].lower()
         if plane not in ("abdomen", "brain", "femur", "thorax"):
@@ -369,6 +371,15 @@ def test_four_planes_of_unseen_patients_are_recognised(model: fe.Model, data_roo
         scores = result.plane.scores
         truth.append(plane)
         found.append(max(scores, key=lambda label: scores[label]))
-    assert len(truth) == 506
+        part = row["brain_plane"].lower()
+        if part.startswith("trans-"):
+            brain = result.brain_plane
+            parts.append(part)
+            found_parts.append(
+                max(brain.scores, key=lambda part: brain.scores[part]) if brain else ""
+            )
+    assert (len(truth), len(parts)) == (506, 229)
     labels = ["abdomen", "brain", "femur", "thorax"]
-    assert f1_score(truth, found, labels=labels, average="macro") >= 0.975
+    assert f1_score(truth, found, labels=labels, average="macro") >= 0.985
+    labels = ["trans-cerebellum", "trans-thalamic", "trans-ventricular"]
+    assert f1_score(parts, found_parts, labels=labels, average="macro") >= 0.76
