@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import BundleError, InvalidImageError, InvalidImageTypeError
+from fetalclip_edge.errors import (
+    BackendError,
+    BundleError,
+    InvalidImageError,
+    InvalidImageTypeError,
+)
 from fetalclip_edge.masking import InputMask
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import (
@@ -112,6 +117,7 @@ class Model:
             InvalidImageError: the image is empty or has a wrong shape (a ValueError).
             InvalidImageTypeError: it is not a uint8 array (a TypeError).
             ValueError: `pixel_size_mm` is not a positive number, or `region` no rectangle.
+            BackendError: the backend failed, or gave numbers that are not finite.
         """
         check_pixel_size(pixel_size_mm)
         return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
@@ -186,6 +192,15 @@ class Model:
                     f"domain.safetensors: '{name}.means' must have {shape[-1]} columns, not {size}"
                 )
 
+    def _check_finite(self, embedding: NDArray[np.float32], distance: float | None) -> None:
+        """Refuse what no score can be made of: a comparison with it would be true or false."""
+        length = float(np.dot(embedding, embedding))
+        if not (math.isfinite(length) and (distance is None or math.isfinite(distance))):
+            raise BackendError(
+                f"the backend {self.backend.name} gave numbers that are not finite; load the model "
+                "with another backend or precision (see docs/backends.md)"
+            )
+
     def _buffer(self) -> NDArray[Any]:
         """The input of one frame, used again and again, one for each thread."""
         buffer: NDArray[Any] | None = getattr(self._buffers, "input", None)
@@ -219,6 +234,7 @@ class Model:
         encoded = time.perf_counter_ns()
         flat = is_flat(image if region is None else _crop(image, region))
         distance = None if flat else self._domain.distance(outputs)
+        self._check_finite(embedding, distance)
         reason = _NO_PICTURE if distance is None else self._domain.objection(distance)
         plane, brain_plane = self._planes(embedding, abstain=reason is not None)
         state = StreamState.LIVE
