@@ -245,7 +245,7 @@ class Stream:
             result = replace(silent, dropped=self._mailbox.dropped, epoch=self._epoch)
             frame = None
         else:
-            if answer.frame.epoch != self._epoch or answer.resized:
+            if answer.frame.epoch != self._epoch or answer.changed:
                 self._epoch = answer.frame.epoch
                 self._film.begin()
             result = self._interpret(answer)

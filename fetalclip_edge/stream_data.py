@@ -107,7 +107,7 @@ class Answer:
         frame: with the region and the pixel size that hold for it.
         taken_ns, answered_ns: of `time.monotonic_ns()`.
         result: the answer, or why there is none.
-        resized: whether the frame is of another size than the one before.
+        changed: whether the frame is of another layout than the one before.
         misfit: whether nobody asked the model, since the region does not hold for the frame.
     """
 
@@ -115,5 +115,5 @@ class Answer:
     taken_ns: int
     result: Result
     answered_ns: int
-    resized: bool
+    changed: bool
     misfit: bool
