@@ -21,7 +21,7 @@ from fetalclip_edge.errors import (
     InvalidImageError,
     InvalidImageTypeError,
 )
-from fetalclip_edge.masking import InputMask
+from fetalclip_edge.masking import InputMask, crop
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import (
     ColorOrder,
@@ -232,7 +232,8 @@ class Model:
         outputs = self.backend.encode(inputs)
         embedding = outputs["embedding"][0]
         encoded = time.perf_counter_ns()
-        flat = is_flat(image if region is None else _crop(image, region))
+        mask = None if frame is None or frame.mask is None else crop(frame.mask, region)
+        flat = is_flat(crop(image, region), mask)
         distance = None if flat else self._domain.distance(outputs)
         self._check_finite(embedding, distance)
         reason = _NO_PICTURE if distance is None else self._domain.objection(distance)
@@ -346,10 +347,6 @@ def check_region(region: Region | tuple[int, ...] | None) -> Region | None:
     if min(checked.x, checked.y) < 0 or min(checked.width, checked.height) < 1:
         raise ValueError(f"region must have a place and a size in the frame, not {region!r}")
     return checked
-
-
-def _crop(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
-    return image[region.y : region.y + region.height, region.x : region.x + region.width]
 
 
 def _as_list(
