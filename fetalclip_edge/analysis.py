@@ -63,8 +63,8 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
         File, as written in the CSV -> millimetres per pixel.
 
     Raises:
-        ValueError: a column is missing, a value is not a positive number, or the file is no
-            UTF-8 text.
+        ValueError: a column is missing, a value is not a positive number, two rows contradict each
+            other, or the file is no UTF-8 text.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -92,7 +92,11 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
                     f"{path}, line {reader.line_num}: pixel_size_mm must be a positive number, "
                     f"not {row['pixel_size_mm']!r}"
                 ) from None
-            sizes[row["file"]] = size
+            if sizes.setdefault(row["file"], size) != size:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: pixel_size_mm of {row['file']} is {size:g}, "
+                    f"and was {sizes[row['file']]:g} in a line before; leave one of them"
+                )
     return sizes
 
 
@@ -114,8 +118,8 @@ def analyze_paths(
     """Answer for every image of every file, in order.
 
     An image file gives one result, a DICOM or video file one for each frame, whose `heart` is of
-    the frames so far, each picture counted once: the last one's is the clip's. What cannot be read gives an `Unreadable` in
-    its place, and the next file follows.
+    the frames so far, each picture counted once: the last one's is the clip's. What cannot be read
+    gives an `Unreadable` in its place, and the next file follows.
 
     Args:
         model: what answers.
