@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from fetalclip_edge.results import (
     StreamState,
     Timing,
 )
+from fetalclip_edge.sectors import SectorWatch
 from fetalclip_edge.tasks.age_bank import AgeBank
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
@@ -98,7 +99,7 @@ class Model:
         pixel_size_mm: float | None = None,
         *,
         color: ColorOrder = "rgb",
-        region: Region | tuple[int, int, int, int] | None = None,
+        region: Region | tuple[int, int, int, int] | Literal["auto"] | None = None,
     ) -> Result:
         """Answer for one image.
 
@@ -106,6 +107,8 @@ class Model:
             image: uint8 `(H, W)` grey or `(H, W, 3)`.
             color: order of the channels of an `(H, W, 3)` image, "rgb" or "bgr".
             region: `(x, y, width, height)` of the ultrasound within the image, or None for all.
+                "auto" finds it; what is around it is blanked, and cut off where the ultrasound
+                takes less than four fifths of the image.
             pixel_size_mm: millimetres per pixel of `image`, or None when unknown. Answers in
                 millimetres need it; a bundle without such answers ignores it.
 
@@ -120,7 +123,13 @@ class Model:
             BackendError: the backend failed, or gave numbers that are not finite.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
+        mask = None
+        if isinstance(region, str) and region == "auto":
+            shown = SectorWatch(film=False).update(image)
+            region, mask = (None, None) if shown is None else (shown.region, shown.mask)
+        return self._answer(
+            image, color, check_region(region), mask=mask, pixel_size_mm=pixel_size_mm
+        )
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order, region and mask."""
@@ -130,6 +139,7 @@ class Model:
             frame.region,
             frame.source,
             frame,
+            mask=frame.mask,
             pixel_size_mm=frame.pixel_size_mm,
         )
 
@@ -217,23 +227,23 @@ class Model:
         source: str | None = None,
         frame: Frame | None = None,
         *,
+        mask: NDArray[np.uint8] | None = None,
         pixel_size_mm: float | None = None,
     ) -> Result:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
-        if frame is not None and frame.mask is not None:
-            if frame.mask.shape != image.shape[:2]:
+        if mask is not None:
+            if mask.shape != image.shape[:2]:
                 raise InvalidImageError(
                     f"a frame's mask must be as large as its image, {image.shape[:2]}, "
-                    f"not {frame.mask.shape}"
+                    f"not {mask.shape}"
                 )
-            self._mask(inputs, frame.mask, region)
+            self._mask(inputs, mask, region)
         prepared = time.perf_counter_ns()
         outputs = self.backend.encode(inputs)
         embedding = outputs["embedding"][0]
         encoded = time.perf_counter_ns()
-        mask = None if frame is None or frame.mask is None else crop(frame.mask, region)
-        flat = is_flat(crop(image, region), mask)
+        flat = is_flat(crop(image, region), None if mask is None else crop(mask, region))
         distance = None if flat else self._domain.distance(outputs)
         self._check_finite(embedding, distance)
         reason = _NO_PICTURE if distance is None else self._domain.objection(distance)

@@ -264,7 +264,8 @@ class Stream:
         if misfit is None:
             result = self.model.analyze_frame(frame)
         else:
-            result = no_answer(StreamState.NO_SIGNAL, misfit, frame.source)
+            nothing = no_answer(StreamState.NO_SIGNAL, misfit, frame.source)
+            result = replace(nothing, frame_index=frame.index, pts_s=frame.pts_s)
         return Answer(
             frame, taken_ns, result, time.monotonic_ns(), self._geometry.changed, misfit is not None
         )
@@ -272,13 +273,7 @@ class Stream:
     def _interpret(self, answer: Answer) -> Result:
         frame, result = answer.frame, answer.result
         if answer.misfit:
-            return replace(
-                result,
-                frame_index=frame.index,
-                pts_s=frame.pts_s,
-                dropped=self._mailbox.dropped,
-                epoch=self._epoch,
-            )
+            return replace(result, dropped=self._mailbox.dropped, epoch=self._epoch)
         result = self._film.update(result, frame)
         done_ns = time.monotonic_ns()
         whole_ms = (done_ns - frame.captured_ns) / 1e6
@@ -340,13 +335,16 @@ def stream(
             source does not say it: from several frames of a film, again when the layout changes,
             and picture by picture otherwise. What is around it is blanked, and cut off where the
             ultrasound takes less than four fifths of the frame.
-        pixel_size_mm: millimetres per pixel of the frames; None takes what the source says. It and
-            `region` hold while a film's pictures have the size of the first: later ones of another
-            size are not measured, and with a `region` not answered for (`no_signal`).
+        pixel_size_mm: millimetres per pixel of the frames, which holds for one depth and zoom; None
+            takes what the source says. It and `region` hold while a film's pictures have the size
+            of the first: others are not measured, and with a `region` not answered for
+            (`no_signal`). With "auto" the pixel size is not used while the ultrasound lies
+            elsewhere on the screen than at first.
         smoothing_s: answers are averaged over about so many seconds, 0 to 10, of a device's film
             or of a recording that has times; 0 answers for every frame alone. Pictures of a folder
             and arrays have no times and are answered one by one.
-        max_staleness: seconds, 0.05 to 60, after which a live source that gives nothing is `stale`.
+        max_staleness: seconds, 0.05 to 60, after which a live source that gives nothing is `stale`,
+            and under `latest` a picture that nobody took is no longer answered for.
         reconnect: how long to wait before a live source that was lost (a URL, a camera, a
             pipeline, or a source of your own with `renew`) is opened again; it is looked for until
             the stream is closed, and results say `no_signal` meanwhile. None ends the stream with

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fetalclip_edge as fe
+from fetalclip_edge.errors import InvalidImageError
 from fetalclip_edge.geometry import Geometry
 from fetalclip_edge.results import Frame, PlaneScores, Region, Result, StreamState
 from fetalclip_edge.sources import IterableSource
@@ -78,9 +79,29 @@ def test_where_nothing_is_found_the_frame_is_whole() -> None:
     assert frames[0].mask is None
 
 
+def test_a_single_image_is_answered_as_by_a_stream() -> None:
+    model = fe.load()
+    image = screens(1)[0]
+    with fe.stream([image], model=model, region="auto") as live:
+        [streamed] = live
+    alone = model.analyze(image, region="auto")
+    np.testing.assert_array_equal(alone.embedding, streamed.embedding)
+    assert (alone.state, alone.domain_distance) == (streamed.state, streamed.domain_distance)
+    assert model.analyze(image).embedding @ alone.embedding < 0.999
+
+
+def test_a_single_image_without_ultrasound_is_whole() -> None:
+    assert fe.load().analyze(np.zeros((60, 80), np.uint8), region="auto").state == "no_signal"
+    with pytest.raises(InvalidImageError, match="not empty"):
+        fe.load().analyze(np.zeros((0, 80), np.uint8), region="auto")
+
+
 def test_another_word_than_auto_is_refused() -> None:
+    image = np.zeros((60, 80), np.uint8)
     with pytest.raises(ValueError, match="a profile or \"auto\", not 'automatic'"):
-        fe.stream([np.zeros((60, 80), np.uint8)], region="automatic")  # type: ignore[arg-type]
+        fe.stream([image], region="automatic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="region must be .* not 'automatic'"):
+        fe.load().analyze(image, region="automatic")  # type: ignore[arg-type]
 
 
 def test_the_head_stays_in_pixels_of_the_frame(
