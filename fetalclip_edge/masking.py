@@ -16,7 +16,8 @@ __all__ = ["InputMask", "crop", "visible"]
 
 Mask = NDArray[np.uint8]
 
-_Kept = tuple["weakref.ref[Mask]", "Region | None", NDArray[np.bool_]]
+_Kept = tuple[weakref.ref[Mask], Region | None, NDArray[np.bool_]]
+"""A mask, which part of the frame is the input, and where that is blanked."""
 
 _STREAMS = 16
 """Streams on one model whose masks are remembered. Each keeps its mask while its layout stays."""

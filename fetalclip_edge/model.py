@@ -203,7 +203,7 @@ class Model:
                 )
 
     def _check_finite(self, embedding: NDArray[np.float32], distance: float | None) -> None:
-        """Refuse what no score can be made of: a comparison with it would be true or false."""
+        """Refuse numbers of which no score can be made, and which exceed no threshold."""
         length = float(np.dot(embedding, embedding))
         if not (math.isfinite(length) and (distance is None or math.isfinite(distance))):
             raise BackendError(

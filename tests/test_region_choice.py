@@ -248,8 +248,8 @@ def test_a_pixel_size_is_dropped_when_the_ultrasound_moves_on_the_screen(
     sizes = [frame.pixel_size_mm for frame in frames]
     # Then nothing is measured by the old scale once the change was seen, until it is as it was
     assert sizes[:300] == [0.2] * 300
-    assert sizes[345:600] == [None] * 255
-    assert sizes[-1] == 0.2
+    assert sizes[340:600] == [None] * 260
+    assert sizes[840:] == [0.2] * 60
     assert caplog.text.count("of the screen now, and the pixel size was given for") == 1
 
 
