@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fetalclip_edge.errors import FetalCLIPEdgeError, FrameError
+from fetalclip_edge.freeze import FreezeDetector
 from fetalclip_edge.geometry import Geometry, RegionChoice
 from fetalclip_edge.model import Model, check_pixel_size
 from fetalclip_edge.results import Result
@@ -62,8 +63,8 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
         File, as written in the CSV -> millimetres per pixel.
 
     Raises:
-        ValueError: a column is missing, a value is not a positive number, or the file is no
-            UTF-8 text.
+        ValueError: a column is missing, a value is not a positive number, two rows contradict each
+            other, or the file is no UTF-8 text.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -91,7 +92,11 @@ def read_pixel_sizes(path: Path) -> dict[str, float]:
                     f"{path}, line {reader.line_num}: pixel_size_mm must be a positive number, "
                     f"not {row['pixel_size_mm']!r}"
                 ) from None
-            sizes[row["file"]] = size
+            if sizes.setdefault(row["file"], size) != size:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: pixel_size_mm of {row['file']} is {size:g}, "
+                    f"and was {sizes[row['file']]:g} in a line before; leave one of them"
+                )
     return sizes
 
 
@@ -113,8 +118,8 @@ def analyze_paths(
     """Answer for every image of every file, in order.
 
     An image file gives one result, a DICOM or video file one for each frame, whose `heart` is of
-    the frames so far: the last one's is the clip's. What cannot be read gives an `Unreadable` in
-    its place, and the next file follows.
+    the frames so far, each picture counted once: the last one's is the clip's. What cannot be read
+    gives an `Unreadable` in its place, and the next file follows.
 
     Args:
         model: what answers.
@@ -139,7 +144,7 @@ def _analyze_file(
         # A path for certain: a file called "1", as DICOM files are, is no camera.
         with open_source(os.path.join(os.curdir, file)) as source:  # noqa: PTH118
             several = source.frame_count != 1
-            heart = None
+            heart, freeze = None, FreezeDetector(live=False)
             if several and model.heart is not None:
                 heart = model.heart.window(live=False, span_s=math.inf)
             geometry = Geometry(region, pixel_size_mm, film=not source.still_pictures)
@@ -157,7 +162,8 @@ def _analyze_file(
                     continue
                 result = model.analyze_frame(frame)
                 if heart is not None:
-                    result = heart.update(result, frame)
+                    freeze.update(frame)
+                    result = heart.update(result, frame, still=freeze.repeated)
                 number = result.frame_index if several else None
                 yield replace(result, source=file, frame_index=number)
     except FetalCLIPEdgeError as error:

@@ -13,9 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fetalclip_edge.errors import BundleError, BundleIntegrityError, BundleNotFoundError
+from fetalclip_edge.manifest import field_of, number_of, texts_of
 from fetalclip_edge.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ REFERENCE = "reference.safetensors"
 
 _EXTERNAL = b"\x0a\x08location"
 """Key of ONNX's `external_data` entry with a file name, as protobuf writes it."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +154,10 @@ class ModelBundle:
         folder = DEFAULT_BUNDLE if folder is None else Path(folder)
         if not folder.is_dir():
             raise BundleNotFoundError(f"no bundle at {folder}: it must be a folder with {MANIFEST}")
-        digest = _check_manifest(folder)
-        manifest = _parse(folder / MANIFEST)
+        text = _read_manifest(folder)
+        manifest = _parse(folder / MANIFEST, text)
         _check_files(folder, manifest)
-        return _from_manifest(folder, manifest, digest)
+        return _from_manifest(folder, manifest, hashlib.sha256(text).hexdigest())
 
     def precision(self, backend: str, wanted: str | None = None) -> str:
         """The precision of the graph that a backend takes.
@@ -296,22 +295,24 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_manifest(folder: Path) -> str:
+def _read_manifest(folder: Path) -> bytes:
+    """The manifest as it was checked: what is parsed must not be read a second time."""
     for name in (MANIFEST, CHECKSUM):
         if not (folder / name).is_file():
             raise BundleNotFoundError(f"{folder} is not a bundle: it has no {name}")
-    digest = file_sha256(folder / MANIFEST)
+    text = (folder / MANIFEST).read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
     if (folder / CHECKSUM).read_bytes() != f"{digest}  {MANIFEST}\n".encode():
         raise BundleIntegrityError(
             f"{folder / MANIFEST} does not match {CHECKSUM}: one of the two was changed. "
             "Copy the bundle again, or export it anew"
         )
-    return digest
+    return text
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        manifest = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
     if not isinstance(manifest, dict):
@@ -330,13 +331,13 @@ def _no_constant(name: str) -> float:
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    for name, entry in _get(manifest, "files", dict).items():
+    for name, entry in field_of(manifest, "files", dict).items():
         if Path(name).name != name:
             raise BundleError(f"manifest: files: {name!r} must be a plain file name")
         path = folder / name
         if not path.is_file():
             raise BundleNotFoundError(f"{folder} lacks {name}, which its manifest lists")
-        if file_sha256(path) != _get(entry, "sha256", str, f"files.{name}"):
+        if file_sha256(path) != field_of(entry, "sha256", str, f"files.{name}"):
             raise BundleIntegrityError(
                 f"{path} differs from the checksum in the manifest: the file was changed or "
                 "damaged. Copy the bundle again, or export it anew"
@@ -344,51 +345,51 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _from_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> ModelBundle:
-    files = _get(manifest, "files", dict)
-    graphs = _get(manifest, "graphs", dict)
+    files = field_of(manifest, "files", dict)
+    graphs = field_of(manifest, "graphs", dict)
     for backend in graphs:
-        for precision in _get(graphs, backend, dict, "graphs"):
-            if _get(graphs[backend], precision, str, f"graphs.{backend}") not in files:
+        for precision in field_of(graphs, backend, dict, "graphs"):
+            if field_of(graphs[backend], precision, str, f"graphs.{backend}") not in files:
                 raise BundleError(
                     f"manifest: graphs.{backend}.{precision} names a file that is not in files"
                 )
     return ModelBundle(
         folder=folder,
-        name=_get(manifest, "name", str),
-        version=_get(manifest, "version", str),
-        license=_get(manifest, "license", str),
-        intended_use=_get(manifest, "intended_use", str),
-        preprocess=PreprocessSpec.from_dict(_get(manifest, "preprocess", dict)),
+        name=field_of(manifest, "name", str),
+        version=field_of(manifest, "version", str),
+        license=field_of(manifest, "license", str),
+        intended_use=field_of(manifest, "intended_use", str),
+        preprocess=PreprocessSpec.from_dict(field_of(manifest, "preprocess", dict)),
         graphs={backend: dict(files_of) for backend, files_of in graphs.items()},
-        embedding_dim=_get(manifest, "embedding_dim", int),
+        embedding_dim=field_of(manifest, "embedding_dim", int),
         prompt_sets={
             task: _prompt_set(entry, f"prompt_sets.{task}")
-            for task, entry in _get(manifest, "prompt_sets", dict).items()
+            for task, entry in field_of(manifest, "prompt_sets", dict).items()
         },
         thresholds={
-            name: _number(value, f"thresholds.{name}")
-            for name, value in _get(manifest, "thresholds", dict).items()
+            name: number_of(value, f"thresholds.{name}")
+            for name, value in field_of(manifest, "thresholds", dict).items()
         },
-        metrics=_get(manifest, "metrics", dict),
+        metrics=field_of(manifest, "metrics", dict),
         files={name: entry["sha256"] for name, entry in files.items()},
         sha256=digest,
-        head=_get(manifest, "head", dict) if "head" in manifest else None,
-        tasks=_get(manifest, "tasks", dict) if "tasks" in manifest else {},
-        limits=_texts(manifest.get("limits", []), "limits"),
-        age_bank=_get(manifest, "age_bank", dict) if "age_bank" in manifest else None,
+        head=field_of(manifest, "head", dict) if "head" in manifest else None,
+        tasks=field_of(manifest, "tasks", dict) if "tasks" in manifest else {},
+        limits=texts_of(manifest.get("limits", []), "limits"),
+        age_bank=field_of(manifest, "age_bank", dict) if "age_bank" in manifest else None,
     )
 
 
 def _prompt_set(entry: Mapping[str, Any], where: str) -> PromptSet:
-    texts = _get(entry, "texts", dict, where)
-    labels = _texts(_get(entry, "labels", list, where), f"{where}.labels")
+    texts = field_of(entry, "texts", dict, where)
+    labels = texts_of(field_of(entry, "labels", list, where), f"{where}.labels")
     if set(labels) != set(texts) or len(set(labels)) != len(labels):
         raise BundleError(f"manifest: {where}.labels and {where}.texts name different classes")
-    temperature = _number(_get(entry, "temperature", object, where), f"{where}.temperature")
+    temperature = number_of(field_of(entry, "temperature", object, where), f"{where}.temperature")
     if temperature <= 0:
         raise BundleError(f"manifest: {where}.temperature must be above 0, not {temperature}")
-    prompts = {label: _texts(texts[label], f"{where}.texts.{label}") for label in labels}
-    if prompts_sha256(prompts) != _get(entry, "sha256", str, where):
+    prompts = {label: texts_of(texts[label], f"{where}.texts.{label}") for label in labels}
+    if prompts_sha256(prompts) != field_of(entry, "sha256", str, where):
         raise BundleError(f"manifest: {where}.sha256 is not that of its labels and texts")
     return PromptSet(labels, prompts, prompts_sha256(prompts), temperature)
 
@@ -397,25 +398,3 @@ def prompts_sha256(prompts: Mapping[str, Sequence[str]]) -> str:
     """Hash over the classes of a task and their sentences, in order."""
     listed = [[label, list(texts)] for label, texts in prompts.items()]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def _get(entry: object, key: str, kind: type[T], where: str = "") -> T:
-    name = f"{where}.{key}" if where else key
-    if not isinstance(entry, Mapping) or key not in entry:
-        raise BundleError(f"manifest: {name} is missing")
-    value = entry[key]
-    if not isinstance(value, kind):
-        raise BundleError(f"manifest: {name} must be {kind.__name__}, not {value!r}")
-    return value
-
-
-def _texts(values: object, where: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BundleError(f"manifest: {where} must be a list of texts, not {values!r}")
-    return tuple(values)
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise BundleError(f"manifest: {where} must be a finite number, not {value!r}")
-    return float(value)

@@ -34,7 +34,7 @@ PixelSizeOption = Annotated[
     typer.Option(
         "--pixel-size-mm",
         metavar="X",
-        help="Millimetres per pixel, in place of what the source says",
+        help="Millimetres per pixel, in place of what the source says; of one depth and zoom",
     ),
 ]
 BundleOption = Annotated[

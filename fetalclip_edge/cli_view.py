@@ -91,7 +91,12 @@ def view_command(
     with listener:
         model = load_model(bundle, backend, threads)
         recorder = ExamRecorder(model, checklist=checklist)
-        hub, exams = Hub(checklist), Exams(checklist, save, recorder.reset)
+
+        def begin_exam() -> None:
+            recorder.reset()
+            live.new_exam()
+
+        hub, exams = Hub(checklist), Exams(checklist, save, begin_exam)
         bound = listener.getsockname()[1]
         token = None if is_loopback(host) else secrets.token_urlsafe(16)
         app = make_app(

@@ -43,10 +43,14 @@ class RunningAge:
     Args:
         live: True for a device, whose presentation times are no clock; those of a recording are.
         chart: growth chart of the age.
+        pause_s: seconds without a look after which the next one begins another examination; for
+            who is not told when one ends. By default none do.
     """
 
-    def __init__(self, *, live: bool, chart: str = DEFAULT_CHART) -> None:
-        self._live, self._chart = live, chart
+    def __init__(
+        self, *, live: bool, chart: str = DEFAULT_CHART, pause_s: float = math.inf
+    ) -> None:
+        self._live, self._chart, self._pause_s = live, chart, pause_s
         self.reset()
 
     def reset(self) -> None:
@@ -89,28 +93,37 @@ class RunningAge:
         """The result of a frame with the age of all so far.
 
         A frame on which no head was measured in millimetres, or that has no time, keeps its own.
+        One whose head is of clearly another size has none: neither is to be relied on.
 
         Args:
             result: of the frame alone.
             frame: for its time.
-            still: the picture stands still, and is no new look after the first.
+            still: the picture stands still, and is no new look: it is shown with the age so far.
         """
         now_s = frame.captured_ns / 1e9 if self._live else frame.pts_s
         head = result.head
         if now_s is None or head is None or head.head_circumference_mm is None:
             return result
         mm, error = head.head_circumference_mm, head.head_circumference_error_mm or 0.0
+        if still:
+            # No look, so it does not end a pause: the next patient's picture may follow it.
+            if not self._looks:
+                return result
+            return replace(result, gestational_age=None if self._odd(mm, error) else self.age)
+        if now_s - self._began_s > self._pause_s:
+            self.reset()
         self._error_relative = error / mm
-        if not (still and self._looks) and self._belongs(head, mm, error, now_s):
-            if not 0 <= now_s - self._began_s < _APART_S:
-                self._looks.append(_Look())
-                self._began_s = now_s
-            self._looks[-1].add(head)
+        if not self._belongs(head, mm, error, now_s):
+            return replace(result, gestational_age=None)
+        if not 0 <= now_s - self._began_s < _APART_S:
+            self._looks.append(_Look())
+            self._began_s = now_s
+        self._looks[-1].add(head)
         return replace(result, gestational_age=self.age)
 
     def _belongs(self, head: HeadBiometry, mm: float, error: float, now_s: float) -> bool:
         """Whether a circumference is that of this head; after enough others, it is of a new one."""
-        if not self._looks or abs(mm - self._circumference()) <= _ANOTHER * error:
+        if not self._odd(mm, error):
             self._strange.clear()
             return True
         if not 0 <= now_s - self._strange_s < _APART_S:
@@ -125,6 +138,9 @@ class RunningAge:
             self._looks.append(_Look())
             self._looks[-1].add(each)
         return True
+
+    def _odd(self, mm: float, error: float) -> bool:
+        return bool(self._looks) and abs(mm - self._circumference()) > _ANOTHER * error
 
     def _circumference(self) -> float:
         mm = self._median("head_circumference_mm")

@@ -28,6 +28,9 @@ class FreezeDetector:
     Args:
         live: True for a device, whose presentation times are no clock; those of a recording are.
         hold_s: seconds for which the picture must have stood still.
+
+    Attributes:
+        repeated: whether the last frame shows the picture of the one before it.
     """
 
     def __init__(self, *, live: bool, hold_s: float = 0.5) -> None:
@@ -36,6 +39,7 @@ class FreezeDetector:
         self._last_s = 0.0
         self._last: NDArray[np.uint8] | None = None
         self._still_since_s = 0.0
+        self.repeated = False
 
     def update(self, frame: Frame) -> bool:
         """Take in the next frame; True when the picture has stood still for `hold_s`."""
@@ -47,10 +51,12 @@ class FreezeDetector:
         last, self._last = self._last, thumbnail
         went_back = now_s < self._last_s or recorded != self._recorded
         self._last_s, self._recorded = now_s, recorded
-        if last is None or last.shape != thumbnail.shape or went_back or _change(last, thumbnail):
+        self.repeated = not (
+            last is None or last.shape != thumbnail.shape or went_back or _change(last, thumbnail)
+        )
+        if not self.repeated:
             self._still_since_s = now_s
-            return False
-        return now_s - self._still_since_s >= self._hold_s
+        return self.repeated and now_s - self._still_since_s >= self._hold_s
 
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:

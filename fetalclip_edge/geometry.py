@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from fetalclip_edge.model import check_region
 from fetalclip_edge.results import Frame, Region
-from fetalclip_edge.sectors import RegionProfile, SectorWatch
+from fetalclip_edge.sectors import RegionProfile, Sector, SectorWatch, same_layout
 
 __all__ = ["Geometry", "RegionChoice", "check_choice"]
 
@@ -40,7 +40,8 @@ class Geometry:
     Both are facts of one layout of the screen. When the size of a film's pictures changes, the
     layout is another: measuring by the old scale, or cutting the old region out, would give
     answers that look right and are wrong. So the scale is left out then, and a picture whose
-    region nobody knows is not answered for, until the size is as it was.
+    region nobody knows is not answered for, until the size is as it was. Likewise the scale where
+    "auto" finds the ultrasound elsewhere on the screen: its depth or zoom is another.
 
     Args:
         region: as the user gave it; "auto" finds it in pictures whose source does not say it.
@@ -55,13 +56,23 @@ class Geometry:
         self._mask = region.mask() if isinstance(region, RegionProfile) else None
         self._first: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
+        self._layout: Sector | None = None
+        self._sector: Sector | None = None
+        self._moved = False
+        self._epoch = 0
         self.changed = False
 
     def fit(self, frame: Frame) -> tuple[Frame, str | None]:
         """The frame with what is known of it, and why it cannot be answered for, or None.
 
-        `changed` says afterwards whether its size is another than that of the frame before.
+        `changed` says afterwards whether its size is another than that of the frame before, or the
+        pixel size is used no longer, or again.
         """
+        if frame.epoch != self._epoch:
+            # Found again, the source may be another device, or show another preset.
+            self._epoch = frame.epoch
+            if self._watch is not None:
+                self._watch = SectorWatch(film=self._film)
         height, width = frame.image.shape[:2]
         size = (width, height)
         self.changed = self._film and self._last not in (None, size)
@@ -79,13 +90,39 @@ class Geometry:
             if self._film and size != self._first:
                 return frame, _said(size, "the region", self._first)
             frame = replace(frame, region=self._region)
-        if self._pixel_size_mm is not None:
-            if not self._film or size == self._first:
-                frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
-            elif self.changed:
-                why = _said(size, "the pixel size", self._first)
-                _log.warning("%s: %s; it is not used", frame.source, why)
+        if self._pixel_size_mm is not None and self._measures(frame, size, self._first):
+            frame = replace(frame, pixel_size_mm=self._pixel_size_mm)
         return frame, None
+
+    def _measures(self, frame: Frame, size: tuple[int, int], first: tuple[int, int]) -> bool:
+        """Whether the pixel size holds for a frame; says so in the log when it no longer does."""
+        if self._film and size != first:
+            if self.changed:
+                why = _said(size, "the pixel size", first)
+                _log.warning("%s: %s; it is not used", frame.source, why)
+            return False
+        sector = None if self._watch is None else self._watch.settled
+        if sector is not None and sector is not self._sector:
+            self._settle(frame, sector)
+        return not self._moved
+
+    def _settle(self, frame: Frame, sector: Sector) -> None:
+        """Take in where the ultrasound lies; where it lay first is what the pixel size is of."""
+        self._sector = sector
+        layout = self._layout or sector
+        moved = not same_layout(sector, layout, *frame.image.shape[:2])
+        if self._layout is None or (not moved and sector.region.height > layout.region.height):
+            self._layout = sector
+        if moved == self._moved:
+            return
+        self._moved, self.changed = moved, True
+        if moved:
+            _log.warning(
+                "%s: the ultrasound takes %dx%d pixels of the screen now, and the pixel size was "
+                "given for %dx%d; it is not used until that is so again",
+                frame.source,
+                *(*sector.region[2:], *layout.region[2:]),
+            )
 
     @staticmethod
     def _found(frame: Frame, watch: SectorWatch) -> Frame:

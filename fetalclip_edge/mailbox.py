@@ -85,11 +85,15 @@ class Mailbox:
         with self._changed:
             self._changed.wait_for(self._has_news, timeout)
 
-    def take(self, timeout: float | None = None) -> Frame | Silence | None:
+    def take(
+        self, timeout: float | None = None, oldest_ns: int | None = None
+    ) -> Frame | Silence | None:
         """Wait for the next frame.
 
         Args:
             timeout: seconds to wait, or None to wait for as long as it takes.
+            oldest_ns: what was captured before that, by `time.monotonic_ns()`, is dropped, counted,
+                and as if it had never come; None takes a frame of any age.
 
         Returns:
             The frame, None after the last, or `Silence` when none has come in time or the source
@@ -102,6 +106,8 @@ class Mailbox:
             self._changed.wait_for(self._has_news, timeout)
             if self._closed:
                 return None
+            if oldest_ns is not None:
+                self._drop_before(oldest_ns)
             if self._frames:
                 frame = self._frames.popleft()
                 self._changed.notify_all()
@@ -113,6 +119,12 @@ class Mailbox:
                 return None
             self._lost_is_news = False
             return Silence(self._lost)
+
+    def _drop_before(self, oldest_ns: int) -> None:
+        while self._frames and self._frames[0].captured_ns < oldest_ns:
+            self._frames.popleft()
+            self.dropped += 1
+            self._changed.notify_all()
 
     def _has_news(self) -> bool:
         return self._closed or self._ended or self._lost_is_news or bool(self._frames)

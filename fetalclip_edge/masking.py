@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import cv2
@@ -11,9 +12,15 @@ from numpy.typing import NDArray
 from fetalclip_edge.preprocess import PreprocessSpec
 from fetalclip_edge.results import Frame, Region
 
-__all__ = ["InputMask", "visible"]
+__all__ = ["InputMask", "crop", "visible"]
 
 Mask = NDArray[np.uint8]
+
+_Kept = tuple[weakref.ref[Mask], Region | None, NDArray[np.bool_]]
+"""A mask, which part of the frame is the input, and where that is blanked."""
+
+_STREAMS = 16
+"""Streams on one model whose masks are remembered. Each keeps its mask while its layout stays."""
 
 _WHOLE = 250
 """Of 255: a pixel of the input of which less is shown is blanked, lest a bright letter shine in."""
@@ -29,10 +36,10 @@ def visible(frame: Frame, step: int = 1) -> NDArray[np.uint8]:
     Returns:
         `(H, W)` or `(H, W, 3)`; a view of the frame's picture where nothing is masked.
     """
-    rows = _crop(frame.image, frame.region)[::step]
+    rows = crop(frame.image, frame.region)[::step]
     if frame.mask is None:
         return rows
-    kept = np.ascontiguousarray(_crop(frame.mask, frame.region)[::step])
+    kept = np.ascontiguousarray(crop(frame.mask, frame.region)[::step])
     return np.asarray(cv2.copyTo(np.ascontiguousarray(rows), kept), dtype=np.uint8)
 
 
@@ -49,7 +56,7 @@ class InputMask:
         self._size = spec.size
         levels = np.zeros(spec.channels) if spec.dtype == "uint8" else _black(spec)
         self._black = levels.astype(spec.dtype)[:, None, None]
-        self._last: tuple[Mask, Region | None, NDArray[np.bool_]] | None = None
+        self._kept: tuple[_Kept, ...] = ()
 
     def __call__(self, inputs: NDArray[Any], mask: Mask, region: Region | None) -> None:
         """Blank one input `(1, C, S, S)` in place.
@@ -59,15 +66,21 @@ class InputMask:
             mask: `(H, W)` of the frame.
             region: which part of the frame `inputs` is of; None for all.
         """
-        last = self._last
-        if last is None or last[0] is not mask or last[1] != region:
-            # Replaced as a whole: threads that share a model may come from different streams.
-            last = self._last = (mask, region, self._blank(mask, region))
-        np.copyto(inputs[0], self._black, where=last[2])
+        np.copyto(inputs[0], self._black, where=self._found(mask, region))
+
+    def _found(self, mask: Mask, region: Region | None) -> NDArray[np.bool_]:
+        for reference, part, blank in self._kept:
+            if reference() is mask and part == region:
+                return blank
+        blank = self._blank(mask, region)
+        # Replaced as a whole: streams that share a model ask from threads of their own.
+        living = tuple(each for each in self._kept if each[0]() is not None)
+        self._kept = ((weakref.ref(mask), region, blank), *living[: _STREAMS - 1])
+        return blank
 
     def _blank(self, mask: Mask, region: Region | None) -> NDArray[np.bool_]:
         """Where the input is blanked, `(S, S)`."""
-        part = _crop(mask, region)
+        part = crop(mask, region)
         height, width = part.shape
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
@@ -85,7 +98,8 @@ def _black(spec: PreprocessSpec) -> NDArray[np.float64]:
     return -mean / std
 
 
-def _crop(image: NDArray[np.uint8], region: Region | None) -> NDArray[np.uint8]:
+def crop(image: NDArray[np.uint8], region: Region | None) -> NDArray[np.uint8]:
+    """The part of an image `(H, W)` or `(H, W, 3)`; a view."""
     if region is None:
         return image
     return image[region.y : region.y + region.height, region.x : region.x + region.width]

@@ -8,15 +8,20 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.backends import Backend, load_backend
 from fetalclip_edge.bundle import ModelBundle
-from fetalclip_edge.errors import BundleError, InvalidImageError, InvalidImageTypeError
-from fetalclip_edge.masking import InputMask
+from fetalclip_edge.errors import (
+    BackendError,
+    BundleError,
+    InvalidImageError,
+    InvalidImageTypeError,
+)
+from fetalclip_edge.masking import InputMask, crop
 from fetalclip_edge.preprocess import Preprocessor
 from fetalclip_edge.results import (
     ColorOrder,
@@ -28,6 +33,7 @@ from fetalclip_edge.results import (
     StreamState,
     Timing,
 )
+from fetalclip_edge.sectors import SectorWatch
 from fetalclip_edge.tasks.age_bank import AgeBank
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT, HeadSpec, HeadTask
 from fetalclip_edge.tasks.domain import DomainCheck
@@ -93,7 +99,7 @@ class Model:
         pixel_size_mm: float | None = None,
         *,
         color: ColorOrder = "rgb",
-        region: Region | tuple[int, int, int, int] | None = None,
+        region: Region | tuple[int, int, int, int] | Literal["auto"] | None = None,
     ) -> Result:
         """Answer for one image.
 
@@ -101,6 +107,8 @@ class Model:
             image: uint8 `(H, W)` grey or `(H, W, 3)`.
             color: order of the channels of an `(H, W, 3)` image, "rgb" or "bgr".
             region: `(x, y, width, height)` of the ultrasound within the image, or None for all.
+                "auto" finds it; what is around it is blanked, and cut off where the ultrasound
+                takes less than four fifths of the image.
             pixel_size_mm: millimetres per pixel of `image`, or None when unknown. Answers in
                 millimetres need it; a bundle without such answers ignores it.
 
@@ -112,9 +120,16 @@ class Model:
             InvalidImageError: the image is empty or has a wrong shape (a ValueError).
             InvalidImageTypeError: it is not a uint8 array (a TypeError).
             ValueError: `pixel_size_mm` is not a positive number, or `region` no rectangle.
+            BackendError: the backend failed, or gave numbers that are not finite.
         """
         check_pixel_size(pixel_size_mm)
-        return self._answer(image, color, check_region(region), pixel_size_mm=pixel_size_mm)
+        mask = None
+        if isinstance(region, str) and region == "auto":
+            shown = SectorWatch(film=False).update(image)
+            region, mask = (None, None) if shown is None else (shown.region, shown.mask)
+        return self._answer(
+            image, color, check_region(region), mask=mask, pixel_size_mm=pixel_size_mm
+        )
 
     def analyze_frame(self, frame: Frame) -> Result:
         """Answer for a frame of a source, in its own colour order, region and mask."""
@@ -124,6 +139,7 @@ class Model:
             frame.region,
             frame.source,
             frame,
+            mask=frame.mask,
             pixel_size_mm=frame.pixel_size_mm,
         )
 
@@ -186,6 +202,15 @@ class Model:
                     f"domain.safetensors: '{name}.means' must have {shape[-1]} columns, not {size}"
                 )
 
+    def _check_finite(self, embedding: NDArray[np.float32], distance: float | None) -> None:
+        """Refuse numbers of which no score can be made, and which exceed no threshold."""
+        length = float(np.dot(embedding, embedding))
+        if not (math.isfinite(length) and (distance is None or math.isfinite(distance))):
+            raise BackendError(
+                f"the backend {self.backend.name} gave numbers that are not finite; load the model "
+                "with another backend or precision (see docs/backends.md)"
+            )
+
     def _buffer(self) -> NDArray[Any]:
         """The input of one frame, used again and again, one for each thread."""
         buffer: NDArray[Any] | None = getattr(self._buffers, "input", None)
@@ -202,23 +227,25 @@ class Model:
         source: str | None = None,
         frame: Frame | None = None,
         *,
+        mask: NDArray[np.uint8] | None = None,
         pixel_size_mm: float | None = None,
     ) -> Result:
         begin = time.perf_counter_ns()
         inputs = self.preprocessor(image, color=color, region=region, out=self._buffer())
-        if frame is not None and frame.mask is not None:
-            if frame.mask.shape != image.shape[:2]:
+        if mask is not None:
+            if mask.shape != image.shape[:2]:
                 raise InvalidImageError(
                     f"a frame's mask must be as large as its image, {image.shape[:2]}, "
-                    f"not {frame.mask.shape}"
+                    f"not {mask.shape}"
                 )
-            self._mask(inputs, frame.mask, region)
+            self._mask(inputs, mask, region)
         prepared = time.perf_counter_ns()
         outputs = self.backend.encode(inputs)
         embedding = outputs["embedding"][0]
         encoded = time.perf_counter_ns()
-        flat = is_flat(image if region is None else _crop(image, region))
+        flat = is_flat(crop(image, region), None if mask is None else crop(mask, region))
         distance = None if flat else self._domain.distance(outputs)
+        self._check_finite(embedding, distance)
         reason = _NO_PICTURE if distance is None else self._domain.objection(distance)
         plane, brain_plane = self._planes(embedding, abstain=reason is not None)
         state = StreamState.LIVE
@@ -330,10 +357,6 @@ def check_region(region: Region | tuple[int, ...] | None) -> Region | None:
     if min(checked.x, checked.y) < 0 or min(checked.width, checked.height) < 1:
         raise ValueError(f"region must have a place and a size in the frame, not {region!r}")
     return checked
-
-
-def _crop(image: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
-    return image[region.y : region.y + region.height, region.x : region.x + region.width]
 
 
 def _as_list(

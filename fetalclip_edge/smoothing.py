@@ -46,6 +46,10 @@ class _Average:
             for name, value in values.items()
         }
 
+    def fade(self, keep: float) -> None:
+        """Take in nothing: of the weight of earlier values a share `keep` is left."""
+        self._weight *= keep
+
 
 class Smoother:
     """Averages the answers of one film.
@@ -73,10 +77,11 @@ class Smoother:
     def update(self, result: Result, frame: Frame) -> Result:
         """The result of a frame in the light of those before it.
 
-        A frame that has no time, or shows no picture, keeps its own answer.
+        A frame that has no time, no picture or no distance that is a number keeps its own answer.
         """
         now_s = frame.captured_ns / 1e9 if self._live else frame.pts_s
-        if now_s is None or result.domain_distance is None:
+        far = result.domain_distance
+        if now_s is None or far is None or not math.isfinite(far):
             self.reset()
             return result
         gap_s = math.inf if self._last_s is None else now_s - self._last_s
@@ -85,12 +90,14 @@ class Smoother:
             self._withheld = result.state == StreamState.OUT_OF_DOMAIN
         self._last_s = now_s
         keep = math.exp(-gap_s / self._span_s)
-        distance = self._average_distance(result.domain_distance, keep)
+        distance = self._average_distance(far, keep)
         self._withheld = distance > (_RETURN if self._withheld else _LEAVE)
-        self._withheld |= result.domain_distance > _CLEARLY_BEYOND
+        self._withheld |= far > _CLEARLY_BEYOND
         self._planes.add(result.plane.scores, keep)
         if result.brain_plane is not None:
             self._brain_planes.add(result.brain_plane.scores, keep)
+        else:
+            self._brain_planes.fade(keep)
         plane = plane_scores(self._planes.values, abstain=self._withheld)
         brain = None
         if max(plane.scores, key=plane.scores.__getitem__) == "brain" and self._brain_planes.values:

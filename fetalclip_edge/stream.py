@@ -7,26 +7,24 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
 from fetalclip_edge.aio import Helper, HelperEndedError, apart
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.capture import Capture
-from fetalclip_edge.exam import RunningAge
-from fetalclip_edge.freeze import FreezeDetector
+from fetalclip_edge.film import Film
 from fetalclip_edge.geometry import Geometry, RegionChoice, check_choice
 from fetalclip_edge.latency import LatencyRecorder
 from fetalclip_edge.mailbox import Mailbox, Policy, Silence
 from fetalclip_edge.model import Model, load
-from fetalclip_edge.motion import QualityWatch
 from fetalclip_edge.results import Frame, Result, StreamState
 from fetalclip_edge.silence import answer_to_silence, no_answer
 from fetalclip_edge.sinks.base import Sink, Sinks
-from fetalclip_edge.smoothing import DEFAULT_SPAN_S, Smoother
+from fetalclip_edge.smoothing import DEFAULT_SPAN_S
 from fetalclip_edge.sources import Source, open_source
-from fetalclip_edge.stream_data import StateChange, StreamOptions, StreamStats
+from fetalclip_edge.stream_data import Answer, StateChange, StreamOptions, StreamStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,7 +75,9 @@ class Stream:
         self._geometry = Geometry(
             options.region, options.pixel_size_mm, film=not source.still_pictures
         )
-        self._begin_epoch(0)
+        self._film = Film(source, model, options.smoothing_s)
+        self._epoch = 0
+        self._exam_ended = False
         self._state: StreamState | None = None
         self.frame: Frame | None = None
         # A recording that is read as fast as it is answered has no frame time to keep to.
@@ -153,8 +153,9 @@ class Stream:
         try:
             self._mailbox.wait(self._options.max_staleness if self.source.live else None)
             with self._turns:
-                # Taken in turn and not before: the frame that waits meanwhile is the newest.
-                taken = self._mailbox.take(0)
+                # Taken in turn and not before: the frame that waits meanwhile is the newest. It
+                # is old where the source has hung while the consumer was away.
+                taken = self._mailbox.take(0, self._oldest_ns())
                 answer = self._analyze(taken) if isinstance(taken, Frame) else taken
             result = None if answer is None else self._deliver(answer)
         except BaseException:
@@ -180,6 +181,15 @@ class Stream:
         self._mailbox.close()  # at once, so that nothing is waited for
         await apart(self.close)
 
+    def new_exam(self) -> None:
+        """Say that another patient comes: results from now on are of her alone.
+
+        Age, averages and the score of the heart begin anew. Nobody having said so, the age does
+        after a minute without a head. May be called from any thread.
+        """
+        # Done by the thread that asks for results, which may be in the middle of one.
+        self._exam_ended = True
+
     def stats(self) -> StreamStats:
         """Counts and latencies so far; also after the end."""
         captured = self._capture.captured
@@ -200,6 +210,12 @@ class Stream:
             sinks=self._sinks.stats(),
         )
 
+    def _oldest_ns(self) -> int | None:
+        """When a picture was taken, at the earliest, that is answered for; None where all are."""
+        if self.policy == "all" or not self.source.live:
+            return None
+        return time.monotonic_ns() - round(self._options.max_staleness * 1e9)
+
     @property
     def _deadline_ms(self) -> float | None:
         if self._options.deadline_ms is not None:
@@ -219,30 +235,19 @@ class Stream:
                 self.close()
                 raise
 
-    def _begin_epoch(self, epoch: int) -> None:
-        """Forget what was seen: after a break the probe may show anything."""
-        self._epoch = epoch
-        self._freeze = FreezeDetector(live=self.source.live)
-        self._smoother: Smoother | None = None
-        if self._options.smoothing_s > 0 and not self.source.still_pictures:
-            self._smoother = Smoother(live=self.source.live, span_s=self._options.smoothing_s)
-        self._age: RunningAge | None = None
-        self._quality: QualityWatch | None = None
-        if not self.source.still_pictures:
-            self._quality = QualityWatch(live=self.source.live, hold_s=self._options.smoothing_s)
-        # A model of the user's own may know of no hearts.
-        heart = None if self.source.still_pictures else getattr(self.model, "heart", None)
-        self._heart = None if heart is None else heart.window(live=self.source.live)
-
-    def _deliver(self, answer: _Answer | Silence) -> Result:
+    def _deliver(self, answer: Answer | Silence) -> Result:
+        if self._exam_ended:
+            self._exam_ended = False
+            self._film.begin_exam()
         if isinstance(answer, Silence):
-            self._begin_epoch(self._epoch)
+            self._film.begin()
             silent = answer_to_silence(answer, self.source.name, self._options.max_staleness)
             result = replace(silent, dropped=self._mailbox.dropped, epoch=self._epoch)
             frame = None
         else:
-            if answer.frame.epoch != self._epoch or answer.resized:
-                self._begin_epoch(answer.frame.epoch)
+            if answer.frame.epoch != self._epoch or answer.changed:
+                self._epoch = answer.frame.epoch
+                self._film.begin()
             result = self._interpret(answer)
             frame = answer.frame
         self.frame = frame
@@ -253,39 +258,23 @@ class Stream:
             self._options.on_state(StateChange(previous, result))
         return result
 
-    def _analyze(self, frame: Frame) -> _Answer:
+    def _analyze(self, frame: Frame) -> Answer:
         taken_ns = time.monotonic_ns()
         frame, misfit = self._geometry.fit(frame)
         if misfit is None:
             result = self.model.analyze_frame(frame)
         else:
-            result = no_answer(StreamState.NO_SIGNAL, misfit, frame.source)
-        return _Answer(
+            nothing = no_answer(StreamState.NO_SIGNAL, misfit, frame.source)
+            result = replace(nothing, frame_index=frame.index, pts_s=frame.pts_s)
+        return Answer(
             frame, taken_ns, result, time.monotonic_ns(), self._geometry.changed, misfit is not None
         )
 
-    def _interpret(self, answer: _Answer) -> Result:
+    def _interpret(self, answer: Answer) -> Result:
         frame, result = answer.frame, answer.result
         if answer.misfit:
-            return replace(
-                result,
-                frame_index=frame.index,
-                pts_s=frame.pts_s,
-                dropped=self._mailbox.dropped,
-                epoch=self._epoch,
-            )
-        if self._smoother is not None:
-            result = self._smoother.update(result, frame)
-        if self._quality is not None:
-            result = self._quality.update(result, frame)
-        still = not self.source.still_pictures and self._freeze.update(frame)
-        if result.head is not None and not self.source.still_pictures:
-            if self._age is None:
-                self._age = RunningAge(live=self.source.live, chart=self.model.chart)
-            result = self._age.update(result, frame, still=still)
-        if self._heart is not None:
-            result = self._heart.update(result, frame, still=still)
-        state = StreamState.FROZEN if still and result.state == StreamState.LIVE else result.state
+            return replace(result, dropped=self._mailbox.dropped, epoch=self._epoch)
+        result = self._film.update(result, frame)
         done_ns = time.monotonic_ns()
         whole_ms = (done_ns - frame.captured_ns) / 1e6
         timing = replace(
@@ -300,31 +289,10 @@ class Stream:
             self._misses += whole_ms > deadline_ms
         return replace(
             result,
-            state=state,
             timing=timing,
             dropped=self._mailbox.dropped,
             epoch=self._epoch,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the model says of a frame, and when the frame was taken and answered.
-
-    Attributes:
-        frame: with the region and the pixel size that hold for it.
-        taken_ns, answered_ns: of `time.monotonic_ns()`.
-        result: the answer, or why there is none.
-        resized: whether the frame is of another size than the one before.
-        misfit: whether nobody asked the model, since the region does not hold for the frame.
-    """
-
-    frame: Frame
-    taken_ns: int
-    result: Result
-    answered_ns: int
-    resized: bool
-    misfit: bool
 
 
 def _let_go(capture: Capture, helper: Helper[Result | None], sinks: Sinks) -> None:
@@ -367,13 +335,16 @@ def stream(
             source does not say it: from several frames of a film, again when the layout changes,
             and picture by picture otherwise. What is around it is blanked, and cut off where the
             ultrasound takes less than four fifths of the frame.
-        pixel_size_mm: millimetres per pixel of the frames; None takes what the source says. It and
-            `region` hold while a film's pictures have the size of the first: later ones of another
-            size are not measured, and with a `region` not answered for (`no_signal`).
+        pixel_size_mm: millimetres per pixel of the frames, which holds for one depth and zoom; None
+            takes what the source says. It and `region` hold while a film's pictures have the size
+            of the first: others are not measured, and with a `region` not answered for
+            (`no_signal`). With "auto" the pixel size is not used while the ultrasound lies
+            elsewhere on the screen than at first.
         smoothing_s: answers are averaged over about so many seconds, 0 to 10, of a device's film
             or of a recording that has times; 0 answers for every frame alone. Pictures of a folder
             and arrays have no times and are answered one by one.
-        max_staleness: seconds, 0.05 to 60, after which a live source that gives nothing is `stale`.
+        max_staleness: seconds, 0.05 to 60, after which a live source that gives nothing is `stale`,
+            and under `latest` a picture that nobody took is no longer answered for.
         reconnect: how long to wait before a live source that was lost (a URL, a camera, a
             pipeline, or a source of your own with `renew`) is opened again; it is looked for until
             the stream is closed, and results say `no_signal` meanwhile. None ends the stream with

@@ -10,11 +10,11 @@ from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.geometry import RegionChoice
 from fetalclip_edge.latency import Latency
 from fetalclip_edge.model import check_pixel_size
-from fetalclip_edge.results import Result, StreamState
+from fetalclip_edge.results import Frame, Result, StreamState
 from fetalclip_edge.sinks.base import SinkStats
 from fetalclip_edge.smoothing import DEFAULT_SPAN_S
 
-__all__ = ["StateChange", "StreamOptions", "StreamStats"]
+__all__ = ["Answer", "StateChange", "StreamOptions", "StreamStats"]
 
 _LONGEST_SMOOTHING_S = 10.0
 _SHORTEST_STALENESS_S, _LONGEST_STALENESS_S = 0.05, 60.0
@@ -97,3 +97,23 @@ class StreamOptions:
             raise TypeError(f"reconnect must be a Backoff or None, not {self.reconnect!r}")
         if not (self.on_state is None or callable(self.on_state)):
             raise TypeError(f"on_state must be callable, not {self.on_state!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of a frame, and when the frame was taken and answered.
+
+    Attributes:
+        frame: with the region and the pixel size that hold for it.
+        taken_ns, answered_ns: of `time.monotonic_ns()`.
+        result: the answer, or why there is none.
+        changed: whether the frame is of another layout than the one before.
+        misfit: whether nobody asked the model, since the region does not hold for the frame.
+    """
+
+    frame: Frame
+    taken_ns: int
+    result: Result
+    answered_ns: int
+    changed: bool
+    misfit: bool

@@ -72,6 +72,24 @@ def test_the_shipped_manifest_lists_every_file_with_its_sha256() -> None:
     assert {"encoder.cpu.onnx", "prompts.safetensors", "MODEL_CARD.md"} <= set(listed)
 
 
+def test_what_is_read_is_what_was_checked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a manifest that somebody exchanges as soon as it is opened
+    path, open_path = copy / "manifest.json", Path.open
+    forged = path.read_bytes().replace(b"medical device", b"miracle device")
+
+    def exchanging(self: Path, *arguments: Any, **options: Any) -> Any:
+        file = open_path(self, *arguments, **options)
+        if self == path:
+            self.unlink()
+            with open_path(self, "wb") as other:
+                other.write(forged)
+        return file
+
+    monkeypatch.setattr(Path, "open", exchanging)
+    # Then the bundle is the one whose checksum was right
+    assert "medical device" in ModelBundle.load(copy).intended_use
+
+
 def test_the_shipped_manifest_tells_licence_credits_and_measured_quality() -> None:
     assert MANIFEST["license"]
     assert all({"name", "credit", "license"} <= set(entry) for entry in MANIFEST["training_data"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fetalclip_edge as fe
+from fetalclip_edge.analysis import read_pixel_sizes
 from fetalclip_edge.errors import SourceError
 
 
@@ -101,6 +102,15 @@ def test_a_table_of_pixel_sizes_says_what_is_wrong(
     done = run("analyze", picture, "--pixel-sizes", table)
     assert done.returncode == 2
     assert all(word in done.stderr for word in words)
+
+
+def test_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "sizes.csv"
+    table.write_text("file,pixel_size_mm\na.png,0.1\nb.png,0.3\na.png,0.10\n")
+    assert read_pixel_sizes(table) == {"a.png": 0.1, "b.png": 0.3}
+    table.write_text("file,pixel_size_mm\na.png,0.1\nb.png,0.3\na.png,0.2\n")
+    with pytest.raises(ValueError, match=r"sizes\.csv, line 4: .* a\.png is 0\.2, and was 0\.1"):
+        read_pixel_sizes(table)
 
 
 def test_thousands_of_threads_are_refused() -> None:

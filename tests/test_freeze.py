@@ -43,6 +43,15 @@ def test_a_still_picture_is_frozen_after_the_hold_time() -> None:
     assert states(frames, hold_s=0.75) == [False, False, False, True, True]
 
 
+def test_a_picture_like_the_one_before_it_is_a_repetition_at_once() -> None:
+    other = GENERATOR.integers(0, 255, SPECKLE.shape, dtype=np.uint8)
+    detector, repeated = FreezeDetector(live=False), []
+    for index, image in enumerate((SPECKLE, SPECKLE, other, other, SPECKLE)):
+        assert not detector.update(frame(image, index / 30))
+        repeated.append(detector.repeated)
+    assert repeated == [False, True, False, True, False]
+
+
 def test_frames_without_a_time_of_their_own_go_by_the_clock() -> None:
     frames = [frame(SPECKLE, None, captured_s=100 + index / 4) for index in range(4)]
     assert states(frames) == [False, False, True, True]

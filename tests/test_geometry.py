@@ -19,6 +19,14 @@ SMALL, LARGE = (24, 32), (48, 64)
 REGION = Region(2, 3, 20, 15)
 
 
+class Timed(IterableSource):
+    """A recording, thirty pictures a second."""
+
+    def read(self) -> Frame | None:
+        frame = super().read()
+        return None if frame is None else replace(frame, pts_s=frame.index / 30)
+
+
 def film(*sizes: tuple[int, int]) -> IterableSource:
     noise = np.random.default_rng(0)
 
@@ -26,7 +34,7 @@ def film(*sizes: tuple[int, int]) -> IterableSource:
         for size in sizes:
             yield noise.integers(0, 256, size, np.uint8)
 
-    return IterableSource(pictures())
+    return Timed(pictures())
 
 
 def answers(*sizes: tuple[int, int], **options: Any) -> tuple[list[Result], list[Frame]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetalclip_edge.errors import SourceError
-from fetalclip_edge.mailbox import Mailbox
+from fetalclip_edge.mailbox import Mailbox, Silence
 from fetalclip_edge.results import Frame
 
 IMAGE = np.zeros((2, 2), dtype=np.uint8)
@@ -77,6 +78,27 @@ def test_all_makes_the_producer_wait_when_the_queue_is_full() -> None:
     assert went_on.wait(10)
     producer.join()
     assert [take_index(mailbox) for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_frame_older_than_wanted_is_dropped_and_not_taken() -> None:
+    mailbox = Mailbox("latest")
+    mailbox.put(replace(frame(0), captured_ns=999))
+    assert mailbox.take(0, 1000) == Silence(None)
+    assert mailbox.dropped == 1
+    mailbox.put(replace(frame(1), captured_ns=1000))
+    taken = mailbox.take(0, 1000)
+    assert isinstance(taken, Frame)
+    assert (taken.index, mailbox.dropped) == (1, 1)
+
+
+def test_behind_a_frame_that_is_too_old_is_what_became_of_its_source() -> None:
+    mailbox = Mailbox("latest")
+    mailbox.put(frame(0))
+    mailbox.lose(lost := SourceError("unplugged"))
+    assert mailbox.take(0, 1000) == Silence(lost)
+    mailbox.put(frame(1))
+    mailbox.end()
+    assert mailbox.take(0, 1000) is None
 
 
 @pytest.mark.parametrize("policy", ["latest", "all"])

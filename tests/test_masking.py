@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -69,6 +73,42 @@ def test_the_mask_of_another_frame_is_another_mask() -> None:
     assert first[0, 0, 50, 90] == 0
     assert second[0, 0, 50, 10] == 0
     assert second[0, 0, 50, 90] > 0
+
+
+def test_streams_that_share_a_model_keep_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given two streams in turn, each with a mask of its own
+    spec, made = SPECS[0], []
+    blank, make = InputMask(spec), InputMask._blank
+
+    def counted(self: InputMask, *arguments: Any) -> NDArray[np.bool_]:
+        made.append(arguments)
+        return make(self, *arguments)
+
+    monkeypatch.setattr(InputMask, "_blank", counted)
+    masks = [mask(), 255 - mask()]
+    # When they are answered for
+    for number in range(10):
+        inputs = Preprocessor(spec)(picture(), color="gray")
+        blank(inputs, masks[number % 2], None)
+        assert (inputs[0, 0, 50, 10] == 0) == (number % 2 == 1)
+    # Then each mask was made once
+    assert len(made) == 2
+    # And one that nobody holds is let go of
+    gone = weakref.ref(masks[0])
+    del masks, made[:]
+    assert gone() is None
+
+
+@pytest.mark.parametrize("level", [0, 90])
+def test_what_is_masked_does_not_hide_that_there_is_no_signal(level: int) -> None:
+    # Given a screen without a picture, on which a name is written where the mask is
+    image = np.full((240, 400), level, np.uint8)
+    for line in range(20, 240, 20):
+        cv2.putText(image, "PATIENT A.", (250, line), 0, 0.5, 230, 1, cv2.LINE_AA)
+    model = fe.load()
+    assert model.analyze_frame(frame_of(image)).state == "out_of_domain"
+    assert model.analyze_frame(frame_of(image, mask=mask())).state == "no_signal"
+    assert model.analyze_frame(frame_of(image, mask=mask(), region=REGION)).state == "no_signal"
 
 
 def test_what_is_visible_of_a_frame() -> None:

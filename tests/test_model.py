@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 
 import fetalclip_edge as fe
 from fetalclip_edge.bundle import DEFAULT_BUNDLE
+from fetalclip_edge.errors import BackendError
 from fetalclip_edge.results import Frame, Region, Result, StreamState
 
 PLANES = {"abdomen", "brain", "femur", "thorax", "cervix", "other"}
@@ -206,6 +207,24 @@ def test_a_region_outside_the_frame_is_refused(model: fe.Model, clip_images: Any
     frame = Frame(clip_images[0], "gray", 0, 0, "test", None, Region(0, 0, 9999, 10))
     with pytest.raises(ValueError, match="region"):
         model.analyze_frame(frame)
+
+
+@pytest.mark.parametrize("output", ["embedding", "domain_features"])
+def test_numbers_that_are_not_finite_are_the_backends_error(
+    model: fe.Model, clip_images: list[Pixels], monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    # Given a backend one of whose outputs overflowed
+    encode = model.backend.encode
+
+    def overflowing(inputs: Any) -> dict[str, NDArray[np.float32]]:
+        outputs = encode(inputs)
+        outputs[output][0, 3] = np.nan
+        return outputs
+
+    monkeypatch.setattr(model.backend, "encode", overflowing)
+    # When it is asked, then no score is made of them
+    with pytest.raises(BackendError, match="onnxruntime gave numbers that are not finite"):
+        model.analyze(clip_images[200])
 
 
 def test_several_threads_get_the_answers_of_one(model: fe.Model, pictures: list[Pixels]) -> None:

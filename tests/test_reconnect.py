@@ -127,7 +127,7 @@ def test_a_lost_source_is_opened_again_and_the_results_say_so() -> None:
 def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None:
     go_on = threading.Event()
     device = Device([[1, go_on, 1]])
-    with fe.stream(device, model=LiveModel(), max_staleness=0.05) as live:  # type: ignore[arg-type]
+    with fe.stream(device, model=LiveModel(), max_staleness=0.4) as live:  # type: ignore[arg-type]
         states = [next(live).state, next(live).state]
         again = next(live)
         go_on.set()
@@ -135,8 +135,32 @@ def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None
             pass
     assert states == [StreamState.LIVE, StreamState.STALE]
     assert again.state == StreamState.STALE
-    assert again.reason == "no new picture for 0.05 s"
+    assert again.reason == "no new picture for 0.4 s"
     assert (result.state, result.frame_index) == (StreamState.LIVE, 1)
+
+
+def test_a_picture_that_grew_old_while_the_consumer_was_away_is_not_answered() -> None:
+    # Given a device that hangs after its third picture, and a consumer that comes late for it
+    go_on, hung = threading.Event(), threading.Event()
+
+    class Hanging(Device):
+        def read(self) -> Frame | None:
+            if self._index == 2:
+                hung.set()
+            return super().read()
+
+    device = Hanging([[3, go_on, 1]])
+    with fe.stream(device, model=LiveModel(), max_staleness=0.4) as live:  # type: ignore[arg-type]
+        assert hung.wait(WAIT)
+        time.sleep(0.45)
+        late = next(live)
+        go_on.set()
+        while (again := next(live)).state == StreamState.STALE:
+            pass
+    # Then it is told that nothing new has come, and counted
+    assert (late.state, late.frame_index, late.dropped) == (StreamState.STALE, None, 3)
+    assert late.embedding.size == 0
+    assert (again.state, again.frame_index) == (StreamState.LIVE, 3)
 
 
 def test_a_recording_is_never_stale() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 import fetalclip_edge as fe
-from fetalclip_edge.results import Frame, Region, Result, StreamState
+from fetalclip_edge.errors import InvalidImageError
+from fetalclip_edge.geometry import Geometry
+from fetalclip_edge.results import Frame, PlaneScores, Region, Result, StreamState
 from fetalclip_edge.sources import IterableSource
 
 from .command_line import CommandLine
 from .live_model import Asked
-from .sectors.pictures import around, fan, iou, tissue_in, trapezoid, with_screen
+from .sectors.pictures import around, fan, iou, polygon, tissue_in, trapezoid, with_screen
+from .test_geometry import Timed
 from .test_head import SPEC, Edit, mapped
 
 Pixels = NDArray[np.uint8]
@@ -75,9 +79,29 @@ def test_where_nothing_is_found_the_frame_is_whole() -> None:
     assert frames[0].mask is None
 
 
+def test_a_single_image_is_answered_as_by_a_stream() -> None:
+    model = fe.load()
+    image = screens(1)[0]
+    with fe.stream([image], model=model, region="auto") as live:
+        [streamed] = live
+    alone = model.analyze(image, region="auto")
+    np.testing.assert_array_equal(alone.embedding, streamed.embedding)
+    assert (alone.state, alone.domain_distance) == (streamed.state, streamed.domain_distance)
+    assert model.analyze(image).embedding @ alone.embedding < 0.999
+
+
+def test_a_single_image_without_ultrasound_is_whole() -> None:
+    assert fe.load().analyze(np.zeros((60, 80), np.uint8), region="auto").state == "no_signal"
+    with pytest.raises(InvalidImageError, match="not empty"):
+        fe.load().analyze(np.zeros((0, 80), np.uint8), region="auto")
+
+
 def test_another_word_than_auto_is_refused() -> None:
+    image = np.zeros((60, 80), np.uint8)
     with pytest.raises(ValueError, match="a profile or \"auto\", not 'automatic'"):
-        fe.stream([np.zeros((60, 80), np.uint8)], region="automatic")  # type: ignore[arg-type]
+        fe.stream([image], region="automatic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="region must be .* not 'automatic'"):
+        fe.load().analyze(image, region="automatic")  # type: ignore[arg-type]
 
 
 def test_the_head_stays_in_pixels_of_the_frame(
@@ -204,3 +228,89 @@ def test_bad_options_end_with_one_line(
         assert run.code == 2
         assert said in run.err
         assert len(run.err.splitlines()) == 1
+
+
+def film(*masks: Pixels, times: int) -> IterableSource:
+    """So many frames of each layout, one after the other."""
+    return Timed(tissue_in(mask, seed % 10) for mask in masks for seed in range(times))
+
+
+FAN, DEEP = fan(), trapezoid()
+SHALLOW = polygon([(200, 60), (599, 60), (599, 459), (200, 459)])
+
+
+def test_a_pixel_size_is_dropped_when_the_ultrasound_moves_on_the_screen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given a scanner whose depth is turned, and turned back, in frames of one size
+    source = film(SHALLOW, DEEP, SHALLOW, times=300)
+    _, frames = answered(source, region="auto", pixel_size_mm=0.2)
+    sizes = [frame.pixel_size_mm for frame in frames]
+    # Then nothing is measured by the old scale once the change was seen, until it is as it was
+    assert sizes[:300] == [0.2] * 300
+    assert sizes[340:600] == [None] * 260
+    assert sizes[840:] == [0.2] * 60
+    assert caplog.text.count("of the screen now, and the pixel size was given for") == 1
+
+
+def test_what_was_seen_by_the_old_scale_is_forgotten() -> None:
+    class Moody(Asked):
+        def analyze_frame(self, frame: Frame) -> Result:
+            brain = float(frame.pixel_size_mm is not None)
+            scores = {"brain": brain, "femur": 1 - brain, "other": 0.0}
+            plane = PlaneScores("x", 1, scores)
+            return replace(super().analyze_frame(frame), plane=plane, domain_distance=0.5)
+
+    source = film(SHALLOW, DEEP, times=60)
+    with fe.stream(source, model=Moody(), region="auto", pixel_size_mm=0.2) as live:  # type: ignore[arg-type]
+        brains = [result.plane.scores["brain"] for result in live]
+    assert set(brains) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("mask", [FAN, DEEP, SHALLOW], ids=["fan", "trapezoid", "rectangle"])
+def test_a_probe_that_is_put_on_and_held_in_air_keeps_its_pixel_size(mask: Pixels) -> None:
+    # Given a stream that begins with nothing but the near field, and goes dark again
+    y, x = np.mgrid[:600, :800]
+    deep = np.hypot(x - 400, y + 40) > 240 if mask is FAN else y > 160
+    pictures = [np.where(deep & (i < 20 or i > 60), 0, tissue_in(mask, i % 10)) for i in range(130)]
+    source = IterableSource(each.astype(np.uint8) for each in pictures)
+    # When its sector grows, then the scale is what it was
+    _, frames = answered(source, region="auto", pixel_size_mm=0.2)
+    assert frames[10].region is not None
+    assert frames[60].region is not None
+    assert frames[60].region.height > 2 * frames[10].region.height
+    assert {frame.pixel_size_mm for frame in frames} == {0.2}
+
+
+@pytest.mark.parametrize("scale", [0.85, 1.2])
+def test_a_curved_array_at_another_depth_is_another_layout(scale: float) -> None:
+    # Given a sector of which more is seen, but whose probe is of another size on the screen
+    def convex(radius: float, depth: float) -> Pixels:
+        y, x = np.mgrid[:600, :800] + 0.5
+        distance = np.hypot(x - 400, y - 70 + radius)
+        angle = np.abs(np.arctan2(x - 400, y - 70 + radius))
+        inside = (distance >= radius) & (distance <= radius + depth) & (angle <= 0.48)
+        return (255 * inside).astype(np.uint8)
+
+    source = film(convex(160, 300), convex(160 * scale, 420), times=60)
+    _, frames = answered(source, region="auto", pixel_size_mm=0.2)
+    assert [frames[i].pixel_size_mm for i in (0, 59, -1)] == [0.2, 0.2, None]
+
+
+def test_a_source_that_was_lost_is_looked_at_anew() -> None:
+    # Given a geometry that has settled, and the first frames after a break
+    geometry = Geometry("auto", 0.2, film=True)
+
+    def fitted(mask: Pixels, seed: int, epoch: int) -> Frame:
+        image = tissue_in(mask, seed)
+        return geometry.fit(Frame(image, "gray", seed, 0, "it", epoch=epoch))[0]
+
+    for seed in range(10):
+        before = fitted(SHALLOW, seed, 0)
+    after = [fitted(DEEP, seed, 1) for seed in range(8)]
+    # Then the sector is that of the new picture at once, and the scale is not that of the old one
+    assert before.region is not None
+    assert iou(before.region, around(SHALLOW)) > 0.95
+    assert after[0].region is not None
+    assert iou(after[0].region, around(DEEP)) > 0.95
+    assert (before.pixel_size_mm, after[-1].pixel_size_mm) == (0.2, None)

@@ -78,12 +78,33 @@ def test_one_odd_frame_changes_no_label() -> None:
 
 def test_sub_planes_are_averaged_over_the_frames_that_show_a_brain() -> None:
     found = smoothed([answer(part=(0.8, 0.2, 0)), answer(0.45), answer(part=(0.2, 0.8, 0))])
-    keep = math.exp(-(1 / 30) / 0.3)
+    keep = math.exp(-(2 / 30) / 0.3)
     assert found[1].brain_plane is not None  # the average is still of a brain
     assert found[2].brain_plane is not None
     expected = (0.2 + keep * 0.8) / (1 + keep)
     assert found[2].brain_plane.scores["trans-thalamic"] == pytest.approx(expected)
     assert smoothed([answer(0.0)])[0].brain_plane is None
+
+
+def test_a_sub_plane_of_a_minute_ago_is_no_longer_shown() -> None:
+    # Given two seconds of a trans-thalamic plane, a minute of femur, and a trans-cerebellar one
+    seen = [answer(part=(1, 0, 0))] * 60 + [answer(0.0)] * 1800
+    found = smoothed([*seen, *[answer(part=(0.4, 0.6, 0))] * 15])
+    # Then the first brain that is shown has the sub-plane that it shows
+    shown = [each.brain_plane for each in found[1860:] if each.brain_plane is not None]
+    assert shown[0].label == "trans-cerebellum"
+    assert shown[0].scores["trans-cerebellum"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("distance", [math.nan, math.inf])
+def test_a_distance_that_is_no_number_turns_nothing_off(distance: float) -> None:
+    # Given a frame whose numbers broke, and what is beyond the limit after it
+    odd = replace(answer(distance=1.2), domain_distance=distance)
+    found = smoothed([answer(), odd, *[answer(distance=1.08)] * 3, *[answer()] * 3])
+    # Then it keeps its own answer, and the others are judged as ever
+    assert [str(each.state) for each in found[:5]] == ["live", *["out_of_domain"] * 4]
+    assert all(math.isfinite(each.plane.confidence) for each in found)
+    assert found[-1].domain_distance == 0.9
 
 
 def test_frames_a_hair_beyond_the_limit_among_others_are_answered() -> None:

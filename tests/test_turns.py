@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -194,7 +195,8 @@ def test_a_frame_is_taken_in_turn_and_so_is_the_newest() -> None:
                 read.set()
                 assert go_on.acquire(timeout=WAIT)
                 return None
-            return Frame(np.zeros((4, 4), np.uint8), "gray", self.index, 1, self.name)
+            image = np.zeros((4, 4), np.uint8)
+            return Frame(image, "gray", self.index, time.monotonic_ns(), self.name)
 
         def close(self) -> None: ...
 

@@ -2,6 +2,14 @@
 
 from fetalclip_edge.sectors.find import Sector, find_sector
 from fetalclip_edge.sectors.profile import RegionProfile, read_profile
-from fetalclip_edge.sectors.watch import SectorWatch, Shown
+from fetalclip_edge.sectors.watch import SectorWatch, Shown, same_layout
 
-__all__ = ["RegionProfile", "Sector", "SectorWatch", "Shown", "find_sector", "read_profile"]
+__all__ = [
+    "RegionProfile",
+    "Sector",
+    "SectorWatch",
+    "Shown",
+    "find_sector",
+    "read_profile",
+    "same_layout",
+]

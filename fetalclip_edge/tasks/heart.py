@@ -106,7 +106,7 @@ class HeartWindow:
         Args:
             result: of the frame, smoothed or not.
             frame: for its time.
-            still: the picture stands still.
+            still: the picture is that of the frame before.
         """
         now_s = frame.captured_ns / 1e9 if self._live else frame.pts_s
         if now_s is None:

@@ -64,16 +64,26 @@ class Measures:
     shadow: float
 
 
-def is_flat(image: NDArray[np.uint8]) -> bool:
-    """Whether a frame `(H, W)` or `(H, W, 3)` shows nothing: one colour, but for slight noise."""
+def is_flat(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> bool:
+    """Whether a frame shows nothing: one colour, but for slight noise.
+
+    Args:
+        image: `(H, W)` or `(H, W, 3)`.
+        mask: `(H, W)`; what lies where it is 0 is no part of the picture. None for all.
+    """
     step = max(1, image.shape[0] // _ROWS)
     rows = image[step // 2 :: step]
+    shown = None if mask is None else mask[step // 2 :: step]
     # The variance of all is at least that of a part, times its share. A few rows of most pictures
     # vary so much that no others need be read.
     few = rows[_EVERY // 2 :: _EVERY]
-    if len(few) and _deviation(few) >= _FLAT_STANDARD_DEVIATION * (len(rows) / len(few)) ** 0.5:
-        return False
-    return _deviation(rows) < _FLAT_STANDARD_DEVIATION
+    few_shown = None if shown is None else np.ascontiguousarray(shown[_EVERY // 2 :: _EVERY])
+    seen = few.shape[0] * few.shape[1] if few_shown is None else cv2.countNonZero(few_shown)
+    if seen:
+        share = seen / (rows.shape[0] * rows.shape[1])
+        if _deviation(few, few_shown) >= _FLAT_STANDARD_DEVIATION / share**0.5:
+            return False
+    return _deviation(rows, shown) < _FLAT_STANDARD_DEVIATION
 
 
 def assess(inputs: NDArray[Any], spec: PreprocessSpec) -> Quality:
@@ -174,7 +184,8 @@ def _in_words(share: float) -> str:
     return "half" if share < 0.6 else "most"
 
 
-def _deviation(rows: NDArray[np.uint8]) -> float:
+def _deviation(rows: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> float:
     """The standard deviation of the channel that varies most, in grey levels."""
-    _, deviations = cv2.meanStdDev(np.ascontiguousarray(rows))
+    shown = None if mask is None else np.ascontiguousarray(mask)
+    _, deviations = cv2.meanStdDev(np.ascontiguousarray(rows), mask=shown)
     return float(deviations.max())

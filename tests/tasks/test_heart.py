@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -191,6 +192,30 @@ def test_pictures_of_another_size_are_another_film() -> None:
     rows = [np.random.default_rng(index).normal(size=2) for index in range(20, 30)]
     assert hearts[-1] is not None
     assert list(hearts[-1].scores.values()) == pytest.approx(expected(np.array(rows)), abs=1e-5)
+
+
+@pytest.mark.parametrize("through", ["stream", "file"])
+def test_copies_of_one_picture_are_one_frame(through: str, tmp_path: Path) -> None:
+    # Given a recording of one picture, shorter than what tells a freeze, and then of another
+    path = tmp_path / "cine.mkv"
+    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64)).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("ffv1", rate=30)
+        video.height, video.width, video.pix_fmt = 64, 64, "gray"
+        for index in range(13):
+            picture = av.VideoFrame.from_ndarray(noise[index // 12], format="gray")
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+    # When it is answered
+    model: Any = ThoraxModel()
+    if through == "file":
+        results = list(analyze_paths(model, [str(path)]))
+    else:
+        with fe.stream(path, model=model, smoothing_s=0, policy="all") as live:
+            results = list(live)
+    # Then nothing beat in the first twelve
+    frames = [each.heart.frames for each in results if each.heart]
+    assert frames == [1] * 12 + [2]
 
 
 # Through a bundle

@@ -11,12 +11,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+import fetalclip_edge as fe
 
 from ..command_line import CommandLine
 from .conftest import WAIT, viewing
@@ -90,6 +93,30 @@ def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(
     report = json.loads((tmp_path / "exams" / "exam-001" / "checklist.json").read_text())
     assert report["planes"]["brain"]["by_hand"] is True
     assert (tmp_path / "exams" / "exam-001" / "brain.png").is_file()
+
+
+def test_a_new_exam_is_one_for_the_stream_too(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a page whose button is pressed while the stream runs
+    told: list[str] = []
+    pressed: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "fetalclip_edge.viewer.app.make_app", lambda hub, **given: pressed.update(given)
+    )
+    monkeypatch.setattr(fe.Stream, "new_exam", lambda live: told.append(live.source.name))
+
+    def show(live: fe.Stream, *_: object) -> None:
+        with live:
+            next(live)
+            told.append(pressed["new_exam"]())
+
+    monkeypatch.setattr("fetalclip_edge.viewer.serve.show", show)
+    done = command_line("view", "--port", "0")
+    # Then the stream forgets the patient before, as the report does
+    assert done.code == 0
+    assert told[-1] == "New exam."
+    assert told[0].endswith("simulated_head.mp4")
 
 
 def test_from_other_machines_a_token_is_asked_for() -> None:
