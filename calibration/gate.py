@@ -159,7 +159,9 @@ def judge(
         }
         agreement[task] = float((answers[0] == answers[1])[asked].mean())
         if task == "brain_planes":
-            least_drop = _least_drop(truth[task][known], *(a[known] for a in answers), there)
+            least_drop = _least_drop(
+                truth[task][known], answers[0][known], answers[1][known], there
+            )
     cosines = (fp32 * other).sum(axis=1)
     found = Judgement(
         macro_f1=macro,

@@ -21,9 +21,10 @@ from export.source import Source
 __all__ = ["Precision", "choose_precisions", "to_fp16"]
 
 
-_SHOWN_BYTES, _FEWEST = 4 << 30, 2
-"""Weights of all frames that AutoCast is shown: three of FetalCLIP's ViT-L/14, which took 12 GB of
-memory; 16 took more than 23."""
+_LARGE_BYTES, _FEWEST = 1 << 28, 2
+"""A graph with more weights is shown this many frames: AutoCast holds every tensor of all of them.
+Its weights lie beside it: what AutoCast does before it needs them copies the graph several times.
+FetalCLIP's ViT-L/14 (1.2 GB) took more than 23 GB of memory otherwise."""
 
 
 class Precision(str, Enum):
@@ -82,8 +83,10 @@ def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
         ) from error
     apart = _kept_in_float32(onnx.load(path).graph)
     with tempfile.TemporaryDirectory() as folder, _quiet():
+        if sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) > _LARGE_BYTES:
+            path, frames = _weights_beside(path, Path(folder)), frames[:_FEWEST]
         calibration = Path(folder) / "frames.npz"
-        np.savez(calibration, allow_pickle=False, **{INPUT: _few(frames, path)})
+        np.savez(calibration, allow_pickle=False, **{INPUT: frames})
         converted: onnx.ModelProto = convert_to_mixed_precision(
             str(path),
             low_precision_type="fp16",
@@ -95,10 +98,11 @@ def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
     return converted
 
 
-def _few(frames: NDArray[np.generic], path: Path) -> NDArray[np.generic]:
-    """As many frames as there is memory for: AutoCast holds every tensor of all of them."""
-    weights = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-    return frames[: max(_FEWEST, _SHOWN_BYTES // weights)]
+def _weights_beside(path: Path, folder: Path) -> Path:
+    """The same graph with its weights in another file."""
+    new = folder / "graph.onnx"
+    onnx.save(onnx.load(path), new, save_as_external_data=True, location="weights")
+    return new
 
 
 def _kept_in_float32(graph: onnx.GraphProto) -> list[str]:

@@ -249,7 +249,8 @@ class Stream:
                 self._epoch = answer.frame.epoch
                 self._film.begin()
             result = self._interpret(answer)
-            frame = answer.frame
+            # With no region that fits, nobody knows what else is on the screen: a name, perhaps.
+            frame = None if answer.misfit else answer.frame
         self.frame = frame
         self._results += 1
         self._sinks.offer(result, frame)

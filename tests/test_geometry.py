@@ -11,6 +11,7 @@ import pytest
 
 import fetalclip_edge as fe
 from fetalclip_edge.results import Frame, PlaneScores, Region, Result, StreamState
+from fetalclip_edge.sinks import CallbackSink
 from fetalclip_edge.sources import IterableSource
 
 from .live_model import Asked
@@ -58,6 +59,23 @@ def test_a_region_is_cut_out_of_pictures_of_the_first_size_alone() -> None:
     )
     assert (results[1].embedding.size, results[1].frame_index) == (0, 1)
     assert [(frame.region, frame.pixel_size_mm) for frame in frames] == [(REGION, 0.2)] * 2
+
+
+def test_a_picture_that_the_region_does_not_fit_goes_to_nobody() -> None:
+    # Given a scanner that shows a list of patients, at another resolution, for a while
+    seen: list[tuple[str, bool]] = []
+    sink = CallbackSink(lambda result, frame: seen.append((str(result.state), frame is None)))
+    with fe.stream(
+        film(SMALL, LARGE, SMALL),
+        model=Asked(),
+        region=REGION,
+        sinks=[sink],  # type: ignore[arg-type]
+    ) as live:
+        shown = [(str(result.state), live.frame is None) for result in live]
+    # Then neither the page nor a video gets it
+    expected = [("live", False), ("no_signal", True), ("live", False)]
+    assert shown == expected
+    assert seen == expected
 
 
 def test_a_scale_is_left_out_when_the_size_is_another_and_said_once(

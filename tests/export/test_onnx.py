@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import numpy_helper
 from rich.console import Console
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -22,9 +23,10 @@ import export.bundle as bundler
 import export.onnx as exporter
 import fetalclip_edge as fe
 from calibration.settings import Settings
+from export import precisions
 from export.onnx import export_graph
 from export.parity import ParityError, check_parity
-from export.precisions import choose_precisions
+from export.precisions import choose_precisions, to_fp16
 from export.published import PublishedSource, PublishedTower, publish
 from export.source import load_source, with_patients_apart
 from training.models.published import PublishedModel
@@ -372,3 +374,21 @@ def test_the_command_teaches() -> None:
     assert code == 0
     for word in ("--precision", "--input", "--data", "--frames", "uint8", "PyTorch"):
         assert word in output
+
+
+def test_a_large_graph_becomes_the_same_in_fp16_with_less_memory(
+    sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a graph in float32, small enough for both ways
+    path, shown = tmp_path / "fp32.onnx", frames(56, 2)
+    export_graph(sources["fetalclip"], shown, path)
+    usual = to_fp16(path, shown)
+    # When it counts as large
+    monkeypatch.setattr(precisions, "_LARGE_BYTES", 0)
+    large = to_fp16(path, shown)
+    # Then it is the same, whole, and no file is needed beside it
+    assert {c.name: numpy_helper.to_array(c).tobytes() for c in large.graph.initializer} == {
+        c.name: numpy_helper.to_array(c).tobytes() for c in usual.graph.initializer
+    }
+    assert list(large.graph.node) == list(usual.graph.node)
+    assert not any(c.external_data for c in large.graph.initializer)
