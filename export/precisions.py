@@ -24,7 +24,7 @@ __all__ = ["Precision", "choose_precisions", "to_fp16"]
 _LARGE_BYTES, _FEWEST = 1 << 28, 2
 """A graph with more weights is shown this many frames: AutoCast holds every tensor of all of them.
 Its weights lie beside it: what AutoCast does before it needs them copies the graph several times.
-FetalCLIP's ViT-L/14 (1.2 GB) took more than 23 GB of memory otherwise."""
+FetalCLIP's ViT-L/14 (1.2 GB) takes 19 GB of memory at most so, and took more than 23 otherwise."""
 
 
 class Precision(str, Enum):
