@@ -108,7 +108,7 @@ def view_command(
                 show(live, app, hub, listener)
             finally:
                 if save is not None and checklist.captured():
-                    typer.echo(exams.end(), err=True)
+                    typer.echo(hub.end_exam(exams.end).words, err=True)
 
 
 def _open(

@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 from starlette.staticfiles import StaticFiles
 
+from fetalclip_edge.viewer.exams import Ended
 from fetalclip_edge.viewer.guard import Guard
 from fetalclip_edge.viewer.hub import Hub, TooManyViewersError, Viewer
 from fetalclip_edge.viewer.wire import encode_jpeg
@@ -34,7 +35,7 @@ def make_app(
     *,
     token: str | None,
     port: int,
-    new_exam: Callable[[], str],
+    new_exam: Callable[[], Ended],
     report: Callable[[], bytes],
 ) -> Guard:
     """The application that uvicorn serves.
@@ -43,7 +44,7 @@ def make_app(
         hub: gives the moments; its task runs for as long as the application does.
         token: what visitors must bring, or None on loopback.
         port: that the server listens on.
-        new_exam: ends the exam, and says in words what became of it.
+        new_exam: ends the exam, and says what became of it.
         report: the report of the exam so far, as a page.
     """
 
@@ -105,7 +106,7 @@ class _Page:
     """Both directions of one page's WebSocket."""
 
     def __init__(
-        self, hub: Hub, viewer: Viewer, socket: WebSocket, new_exam: Callable[[], str]
+        self, hub: Hub, viewer: Viewer, socket: WebSocket, new_exam: Callable[[], Ended]
     ) -> None:
         self._hub, self._viewer, self._socket, self._new_exam = hub, viewer, socket, new_exam
 
@@ -137,8 +138,8 @@ class _Page:
         elif what == "capture":
             await self._capture(number)
         elif what == "new_exam":
-            await self._say(await asyncio.to_thread(self._new_exam))
-            self._hub.refresh()
+            ended = await asyncio.to_thread(self._hub.end_exam, self._new_exam)
+            await self._say(ended.words, ok=ended.new)
         else:
             raise ValueError(f"a page cannot ask for {what!r}")
 
@@ -148,7 +149,7 @@ class _Page:
             await self._say("That picture is gone. Freeze first, then capture.", ok=False)
             return
         try:
-            kept = await asyncio.to_thread(self._hub.checklist.capture, moment.result, moment.frame)
+            kept = await asyncio.to_thread(self._hub.capture, moment)
         except ValueError as error:
             await self._say(f"Not captured: {error}.", ok=False)
             return
