@@ -137,9 +137,7 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path, make_video, pixel_form
 
 @pytest.mark.parametrize("aspect", [Fraction(1, 8), Fraction(8)])
 def test_pixels_that_no_film_has_are_refused(tmp_path, make_video, moving_pictures, aspect):
-    path = make_video(
-        tmp_path / "a.mp4", moving_pictures(1), "libx264", "yuv420p", aspect=aspect
-    )
+    path = make_video(tmp_path / "a.mp4", moving_pictures(1), "libx264", "yuv420p", aspect=aspect)
     with pytest.raises(SourceError, match=r"8 times as (wide as high|high as wide)"):
         VideoSource(path).open()
 
