@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fetalclip_edge.masking import visible
+from fetalclip_edge.cache import write_whole
+from fetalclip_edge.pixels import encode_png, ultrasound
 from fetalclip_edge.results import BRAIN_PLANES, Frame, Result, StreamState
 from fetalclip_edge.sinks.base import ClosingSink
+from fetalclip_edge.words import DISCLAIMER
 
 __all__ = ["ITEMS", "CapturedPlane", "Checklist", "ItemStatus", "ultrasound_picture"]
 
@@ -201,7 +203,8 @@ class Checklist(ClosingSink):
         whatever the scanner has written into it: give `fe.stream` the region then.
 
         Args:
-            folder: made when it is not there; must be empty, so that no two exams are mixed.
+            folder: made when it is not there; must be empty, so that no two exams are mixed. The
+                files, and a folder that is made, are their owner's alone.
 
         Returns:
             The files written.
@@ -211,19 +214,17 @@ class Checklist(ClosingSink):
             OSError: it cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty; give a folder of the exam's own")
         captured = self.captured()
         written = []
         for item, plane in captured.items():
-            codes = plane.image if plane.image.ndim == 2 else plane.image[:, :, ::-1]
-            _, png = cv2.imencode(".png", codes)
             path = folder / f"{item}.png"
-            path.write_bytes(png.tobytes())
+            write_whole(path, encode_png(plane.image))
             written.append(path)
         path = folder / "checklist.json"
-        path.write_text(json.dumps(self._describe(captured), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, f"{json.dumps(self._describe(captured), indent=2)}\n".encode())
         return [*written, path]
 
     def _describe(self, captured: dict[str, CapturedPlane]) -> dict[str, object]:
@@ -242,7 +243,7 @@ class Checklist(ClosingSink):
                 for item, plane in captured.items()
             },
             "missing": [item for item in ITEMS if item not in captured],
-            "note": "Not a medical device: for research and engineering, never for diagnosis.",
+            "note": DISCLAIMER,
         }
 
     def _offer(self, item: str, score: float, frame: Frame) -> None:
@@ -327,8 +328,7 @@ def _names(result: Result) -> list[tuple[str, float]]:
 
 def ultrasound_picture(frame: Frame) -> NDArray[np.uint8]:
     """The ultrasound alone, grey or RGB, in memory of its own."""
-    image = visible(frame)
-    return np.array(image[:, :, ::-1] if frame.color == "bgr" else image, order="C")
+    return np.array(ultrasound(frame), order="C")
 
 
 def _sharpness(image: NDArray[np.uint8]) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +64,13 @@ class Exams:
 
     def _save(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            exam = folder / f"exam-{number:03d}"
-            try:
-                exam.mkdir()
-            except FileExistsError:
-                number += 1
-                continue
-            self._checklist.save(exam)
-            return exam
+        # For its owner alone, and given its name when it is whole.
+        unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".exam-"))
+        try:
+            self._checklist.save(unfinished)
+            numbers = itertools.count(1)
+            exam = next(e for n in numbers if not (e := folder / f"exam-{n:03d}").exists())
+            return unfinished.rename(exam)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -194,6 +195,44 @@ def test_exams_are_saved_side_by_side(tmp_path: Path) -> None:
     assert exams.end() == Ended("New exam.", new=True)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert written == ["exams/exam-001/femur.png", "exams/exam-002/thorax.png"]
+
+
+def test_a_saved_exam_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    checklist = Checklist()
+    checklist.capture(result("femur"), frame(0))
+    Exams(checklist, tmp_path).end()
+    modes = {
+        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")
+    }
+    assert modes == {
+        "exam-001": 0o700,
+        "exam-001/femur.png": 0o600,
+        "exam-001/checklist.json": 0o600,
+    }
+
+
+def test_an_exam_is_saved_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk that is full when the second file is written
+    checklist = Checklist()
+    checklist.capture(result("femur"), frame(0))
+    written = []
+
+    def write(path: Path, data: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path.write_bytes(data))
+
+    with monkeypatch.context() as full:
+        full.setattr("fetalclip_edge.checklist.write_whole", write)
+        ended = Exams(checklist, tmp_path).end()
+    assert ended == Ended("Not saved, so the exam goes on: No space left on device.", new=False)
+    # Then nothing of it is left
+    assert len(written) == 1
+    assert list(tmp_path.iterdir()) == []
+    # And it can be saved under the same name when there is room
+    assert Exams(checklist, tmp_path).end().words == "Saved as exam-001: 1 of 7 planes."
 
 
 def test_an_exam_that_cannot_be_saved_goes_on(tmp_path: Path) -> None:
