@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class CapturedPlane:
         by_hand: whether a person chose it.
         image: uint8, `(H, W)` grey or `(H, W, 3)` RGB: the region of the frame that is ultrasound.
         frame_index: of the frame in its source.
-        number: which capture of the checklist it is, from 1; never used twice.
+        number: grows with every capture, and is never used twice, by another checklist neither.
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
     """
 
@@ -115,7 +116,9 @@ class Checklist(ClosingSink):
             raise ValueError(f"min_confidence must be 0 to 1, not {min_confidence!r}")
         self._hold_s, self._min_confidence, self._live = hold_s, min_confidence, live
         self._lock = threading.Lock()
-        self._number = 0
+        # A page that outlives the device's process keeps its pictures by their numbers. By chance:
+        # a device may have no clock that goes on while it is off.
+        self._number = secrets.randbits(48)
         self.reset()
 
     def reset(self) -> None:
