@@ -111,7 +111,7 @@ class ExamReport:
         created: when the report was made, with its time zone.
         software: what made it; None where the model is one that does not say.
         planes: item of `fetalclip_edge.checklist.ITEMS` -> the picture kept.
-        states: state -> how many of the results had it.
+        states: state -> how many frames had it. Where no picture came, there was no frame.
         chart: growth chart of the age.
         head: medians over `looks`, or None where nothing was measured in millimetres.
         looks: independent looks at the head, at least a second apart.
