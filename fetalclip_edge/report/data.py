@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from fetalclip_edge.checklist import ITEMS, CapturedPlane
 from fetalclip_edge.results import GestationalAge, HeadBiometry, HeadOutline
 
-__all__ = ["DISCLAIMER", "SEXES", "ExamReport", "HeadPicture", "Patient", "Software"]
-
-DISCLAIMER = "Not a medical device: for research and engineering, never for diagnosis."
+__all__ = ["SEXES", "ExamReport", "HeadPicture", "Patient", "Software"]
 
 SEXES = ("F", "M", "O")
 """As DICOM has them: female, male, other."""

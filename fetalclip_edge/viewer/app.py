@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import cv2
-import numpy as np
 from fastapi import FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 from starlette.staticfiles import StaticFiles
 
+from fetalclip_edge.pixels import encode_jpeg, encode_png
 from fetalclip_edge.viewer.exams import Ended
 from fetalclip_edge.viewer.guard import Guard
 from fetalclip_edge.viewer.hub import Hub, TooManyViewersError, Viewer
-from fetalclip_edge.viewer.wire import encode_jpeg
 
 __all__ = ["make_app"]
 
 _PAGE = Path(__file__).parent / "page"
-_THUMBNAIL_SIDE = 320
+_THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 320, 82
 _SILENT_PAGE_S = 20.0
 """A page that has shown nothing for so long is gone, or sleeps; it opens a new connection."""
 
@@ -63,11 +61,10 @@ def make_app(
         plane = hub.checklist.captured().get(item)
         if plane is None or kind not in ("png", "jpg"):
             raise HTTPException(404, "no such picture")
-        codes = plane.image if plane.image.ndim == 2 else plane.image[:, :, ::-1]
         if kind == "jpg":
-            return Response(encode_jpeg(codes, _THUMBNAIL_SIDE), media_type="image/jpeg")
-        _, png = cv2.imencode(".png", np.ascontiguousarray(codes))
-        return Response(png.tobytes(), media_type="image/png")
+            jpeg = encode_jpeg(plane.image, _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY)
+            return Response(jpeg, media_type="image/jpeg")
+        return Response(encode_png(plane.image), media_type="image/png")
 
     @app.get("/report.html")
     def exam_report() -> Response:
