@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fetalclip_edge.colors import STATE_COLORS
 from fetalclip_edge.demo import passages
 from fetalclip_edge.errors import SourceError
-from fetalclip_edge.pixels import encode_png, ultrasound
+from fetalclip_edge.pixels import encode_png, in_color, ultrasound
 from fetalclip_edge.results import PLANES, Result
 from fetalclip_edge.sources import open_source
 from fetalclip_edge.words import NO_DEVICE, percent
@@ -68,16 +68,14 @@ def _read_frames(clip: Path, moments: Sequence[int]) -> dict[int, NDArray[np.uin
     with open_source(clip) as source:
         for frame in source:
             if frame.index in moments:
-                image = ultrasound(frame)
-                kept[frame.index] = np.dstack([image] * 3) if image.ndim == 2 else image
+                kept[frame.index] = in_color(ultrasound(frame))
     return kept
 
 
 def _tile(image: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
     """A frame with its answer below, `(H, _TILE_WIDTH, 3)`."""
     height = round(image.shape[0] * _TILE_WIDTH / image.shape[1])
-    pixels = np.ascontiguousarray(image)
-    scaled = cv2.resize(pixels, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
+    scaled = cv2.resize(image, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
     caption = np.full((62, _TILE_WIDTH, 3), _BACKGROUND, dtype=np.uint8)
     state, plane = str(result.state), result.plane
     color = STATE_COLORS[state]

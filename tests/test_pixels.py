@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fetalclip_edge.pixels import encode_jpeg, encode_png, ultrasound
+from fetalclip_edge.pixels import encode_jpeg, encode_png, in_color, ultrasound
 from fetalclip_edge.results import Region
 
 from .moments import frame
@@ -41,6 +41,11 @@ def test_grey_stays_grey() -> None:
     seen = ultrasound(frame(0, grey))
     np.testing.assert_array_equal(decoded(encode_png(seen)), grey)
     assert decoded(encode_jpeg(seen, 1000, 95)).shape == (40, 60)
+    # Of a part of the frame, too, which is a view of it
+    part = ultrasound(frame(0, grey, region=Region(10, 5, 30, 20)))
+    np.testing.assert_array_equal(decoded(encode_png(part)), grey[5:25, 10:40])
+    np.testing.assert_array_equal(in_color(part), np.dstack([grey[5:25, 10:40]] * 3))
+    assert decoded(encode_jpeg(part, 15, 95)).shape == (10, 15)
 
 
 def test_a_large_jpeg_is_made_smaller_and_a_small_one_is_not() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.colors import STATE_COLORS
-from fetalclip_edge.pixels import ultrasound
+from fetalclip_edge.pixels import in_color, ultrasound
 from fetalclip_edge.results import Frame, Result
 from fetalclip_edge.words import NO_DEVICE, percent
 
@@ -79,11 +79,9 @@ def _place(room: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
     if height > room.shape[0] or width > room.shape[1]:
         share = min(room.shape[0] / height, room.shape[1] / width)
         width, height = max(1, int(share * width)), max(1, int(share * height))
-        pixels = np.ascontiguousarray(image)
-        image = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
     top, left = (room.shape[0] - height) // 2, (room.shape[1] - width) // 2
-    colored = image[:, :, None] if image.ndim == 2 else image
-    room[top : top + height, left : left + width] = colored
+    room[top : top + height, left : left + width] = in_color(image)
 
 
 def _write(
