@@ -6,8 +6,6 @@ one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -45,20 +43,23 @@ def encode_jpeg(image: Pixels, longest_side: int, quality: int) -> bytes:
         longest_side: pixels; a larger picture is made smaller.
         quality: 0 to 100, as libjpeg has it.
     """
-    pixels: Any = image if image.ndim == 2 else _turned(image)
     height, width = image.shape[:2]
     scale = longest_side / max(height, width)
     if scale < 1:
         size = (max(1, round(scale * width)), max(1, round(scale * height)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    _, jpeg = cv2.imencode(".jpg", _for_opencv(image), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return jpeg.tobytes()
 
 
 def encode_png(image: Pixels) -> bytes:
     """A grey or RGB picture, uint8, as PNG."""
-    _, png = cv2.imencode(".png", image if image.ndim == 2 else _turned(image))
+    _, png = cv2.imencode(".png", _for_opencv(image))
     return png.tobytes()
+
+
+def _for_opencv(image: Pixels) -> Pixels:
+    return image if image.ndim == 2 else _turned(image)
 
 
 def _turned(image: Pixels) -> Pixels:
