@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fetalclip_edge.masking import visible
+from fetalclip_edge.cache import write_whole
+from fetalclip_edge.pixels import encode_png, ultrasound
 from fetalclip_edge.results import BRAIN_PLANES, Frame, Result, StreamState
 from fetalclip_edge.sinks.base import ClosingSink
+from fetalclip_edge.words import DISCLAIMER
 
 __all__ = ["ITEMS", "CapturedPlane", "Checklist", "ItemStatus", "ultrasound_picture"]
 
@@ -43,7 +46,7 @@ class CapturedPlane:
         by_hand: whether a person chose it.
         image: uint8, `(H, W)` grey or `(H, W, 3)` RGB: the region of the frame that is ultrasound.
         frame_index: of the frame in its source.
-        number: which capture of the checklist it is, from 1; never used twice.
+        number: grows with every capture, and is never used twice, by another checklist neither.
         pixel_size_mm: millimetres per pixel of `image`, or None when unknown.
     """
 
@@ -113,7 +116,9 @@ class Checklist(ClosingSink):
             raise ValueError(f"min_confidence must be 0 to 1, not {min_confidence!r}")
         self._hold_s, self._min_confidence, self._live = hold_s, min_confidence, live
         self._lock = threading.Lock()
-        self._number = 0
+        # A page that outlives the device's process keeps its pictures by their numbers. By chance:
+        # a device may have no clock that goes on while it is off.
+        self._number = secrets.randbits(48)
         self.reset()
 
     def reset(self) -> None:
@@ -201,7 +206,8 @@ class Checklist(ClosingSink):
         whatever the scanner has written into it: give `fe.stream` the region then.
 
         Args:
-            folder: made when it is not there; must be empty, so that no two exams are mixed.
+            folder: made when it is not there; must be empty, so that no two exams are mixed. The
+                files, and a folder that is made, are their owner's alone.
 
         Returns:
             The files written.
@@ -211,19 +217,17 @@ class Checklist(ClosingSink):
             OSError: it cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty; give a folder of the exam's own")
         captured = self.captured()
         written = []
         for item, plane in captured.items():
-            codes = plane.image if plane.image.ndim == 2 else plane.image[:, :, ::-1]
-            _, png = cv2.imencode(".png", codes)
             path = folder / f"{item}.png"
-            path.write_bytes(png.tobytes())
+            write_whole(path, encode_png(plane.image))
             written.append(path)
         path = folder / "checklist.json"
-        path.write_text(json.dumps(self._describe(captured), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, f"{json.dumps(self._describe(captured), indent=2)}\n".encode())
         return [*written, path]
 
     def _describe(self, captured: dict[str, CapturedPlane]) -> dict[str, object]:
@@ -242,7 +246,7 @@ class Checklist(ClosingSink):
                 for item, plane in captured.items()
             },
             "missing": [item for item in ITEMS if item not in captured],
-            "note": "Not a medical device: for research and engineering, never for diagnosis.",
+            "note": DISCLAIMER,
         }
 
     def _offer(self, item: str, score: float, frame: Frame) -> None:
@@ -327,8 +331,7 @@ def _names(result: Result) -> list[tuple[str, float]]:
 
 def ultrasound_picture(frame: Frame) -> NDArray[np.uint8]:
     """The ultrasound alone, grey or RGB, in memory of its own."""
-    image = visible(frame)
-    return np.array(image[:, :, ::-1] if frame.color == "bgr" else image, order="C")
+    return np.array(ultrasound(frame), order="C")
 
 
 def _sharpness(image: NDArray[np.uint8]) -> float:

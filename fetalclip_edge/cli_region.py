@@ -21,8 +21,8 @@ RegionOption = Annotated[
     typer.Option(
         "--region",
         metavar="X,Y,W,H|auto",
-        help="The ultrasound within the frame, in pixels; auto finds it in the picture. Nothing "
-        "else is answered for, shown or kept",
+        help="The ultrasound within the frame, in pixels: nothing else is answered for, shown or "
+        "saved. auto finds it in the picture; where it finds none, all is shown and saved",
     ),
 ]
 ProfileOption = Annotated[

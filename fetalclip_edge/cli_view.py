@@ -21,8 +21,10 @@ from fetalclip_edge.cli_options import (
 )
 from fetalclip_edge.cli_region import ProfileOption, RegionOption, region_of
 from fetalclip_edge.demo import DEMO_CLIP
+from fetalclip_edge.mailbox import Policy
 from fetalclip_edge.model import Model
 from fetalclip_edge.sinks import Sink
+from fetalclip_edge.sources import open_source
 from fetalclip_edge.stream import Stream, stream
 
 __all__ = ["view_command"]
@@ -113,7 +115,7 @@ def view_command(
                 show(live, app, hub, listener)
             finally:
                 if save is not None and checklist.captured():
-                    typer.echo(exams.end(), err=True)
+                    typer.echo(hub.end_exam(exams.end).words, err=True)
 
 
 def _open(
@@ -124,8 +126,11 @@ def _open(
 
     text = str(DEMO_CLIP) if source is None else source
     try:
-        supply = LoopedSource(text) if loop or source is None else text
-        live = stream(supply, model=model, policy="latest", sinks=sinks, **options)
+        looped = loop or source is None
+        supply = LoopedSource(text) if looped else open_source(text)
+        # A film is played; of pictures none is to be left out because it came too fast.
+        policy: Policy = "all" if supply.still_pictures and not looped else "latest"
+        live = stream(supply, model=model, policy=policy, sinks=sinks, **options)
         live.__enter__()
     except (OSError, ValueError, TypeError) as error:
         fail(str(error), BAD_INPUT)

@@ -19,6 +19,7 @@ from fetalclip_edge.model import Model
 from fetalclip_edge.results import Result
 from fetalclip_edge.stream import Stream, StreamStats
 from fetalclip_edge.tasks.quality import what_would_help
+from fetalclip_edge.words import DISCLAIMER, percent, weeks
 
 __all__ = [
     "answer",
@@ -35,8 +36,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-DISCLAIMER = "Not a medical device: for research and engineering, never for diagnosis."
 
 _STATE_STYLE = {"live": "green", "frozen": "cyan", "out_of_domain": "yellow"}
 _ANSWERED = ("live", "frozen")
@@ -87,9 +86,9 @@ def answer(item: Result | Unreadable) -> None:
     plane, brain = item.plane, item.brain_plane
     words = []
     if item.embedding.size:  # else there was no picture to answer for
-        words.append(f"[bold]{plane.label}[/] {100 * plane.confidence:.0f} %")
+        words.append(f"[bold]{plane.label}[/] {percent(plane.confidence)}")
     if brain is not None and brain.label is not None:
-        words.append(f"{brain.label} {100 * brain.confidence:.0f} %")
+        words.append(f"{brain.label} {percent(brain.confidence)}")
     words += _measures(item)
     words += _added(item)
     state = str(item.state)
@@ -115,20 +114,20 @@ def _measures(item: Result) -> list[str]:
         if head.head_circumference_mm is not None:
             words = [f"circumference {head.head_circumference_mm:.1f} mm"]
     if age is not None:
-        weeks = [f"{days // 7}+{days % 7}" for days in (age.days, age.low_days, age.high_days)]
-        words.append(f"{weeks[0]} weeks ({weeks[1]} to {weeks[2]})")
+        low, high = weeks(age.low_days), weeks(age.high_days)
+        words.append(f"{weeks(age.days)} weeks ({low} to {high})")
     return words
 
 
 def _added(item: Result) -> list[str]:
     """What the user's own heads say."""
     words = [
-        f"{escape(name)}: {escape(found.label)} {100 * found.confidence:.0f} %"
+        f"{escape(name)}: {escape(found.label)} {percent(found.confidence)}"
         for name, found in item.probes.items()
         if found.label is not None
     ]
     if item.heart is not None and item.heart.label is not None:
-        words.append(f"heart: {escape(item.heart.label)} {100 * item.heart.confidence:.0f} %")
+        words.append(f"heart: {escape(item.heart.label)} {percent(item.heart.confidence)}")
     return words
 
 
@@ -188,7 +187,7 @@ def demo_summary(model: Model, seen: list[Passage], stats: StreamStats) -> None:
             f"{passage.end_s:.2f} s",
             f"[{_STATE_STYLE.get(passage.state, 'red')}]{passage.state}[/]",
             passage.label,
-            f"{100 * passage.confidence:.0f} %" if passage.state in _ANSWERED else "withheld",
+            percent(passage.confidence) if passage.state in _ANSWERED else "withheld",
             str(passage.frames),
         )
     backend, bundle = model.backend, model.bundle

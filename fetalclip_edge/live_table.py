@@ -20,6 +20,7 @@ from rich.text import Text
 from fetalclip_edge.colors import STATE_COLORS
 from fetalclip_edge.results import Result
 from fetalclip_edge.tasks.quality import what_would_help
+from fetalclip_edge.words import percent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -129,11 +130,11 @@ def _answer_rows(result: Result) -> list[tuple[str, Text]]:
     filled = round(share * _BAR)
     bar = Text()
     bar.append("█" * filled, f"rgb({red},{green},{blue})").append("░" * (_BAR - filled), "dim")
-    bar.append(f" {100 * share:3.0f} %" if answered else "  withheld")
+    bar.append(f" {percent(share):>5}" if answered else "  withheld")
     brain = result.brain_plane if answered else None
     sub_plane = "-"
     if brain is not None and brain.label is not None:
-        sub_plane = f"{brain.label}  {100 * brain.confidence:.0f} %"
+        sub_plane = f"{brain.label}  {percent(brain.confidence)}"
     return [
         ("state", badge),
         ("plane", Text(result.plane.label if answered else "no answer", "bold")),

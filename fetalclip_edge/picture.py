@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from fetalclip_edge.colors import STATE_COLORS
 from fetalclip_edge.demo import passages
 from fetalclip_edge.errors import SourceError
+from fetalclip_edge.pixels import encode_png, in_color, ultrasound
 from fetalclip_edge.results import PLANES, Result
 from fetalclip_edge.sources import open_source
+from fetalclip_edge.words import NO_DEVICE, percent
 
 __all__ = ["draw_summary"]
 
@@ -21,9 +23,7 @@ _SHOWN = 3
 _TILE_WIDTH, _GAP, _MARGIN = 420, 14, 24
 _ROW, _LABEL_WIDTH, _HEADER, _FOOTER = 26, 110, 46, 64
 
-# BGR.
-_BACKGROUND, _TEXT, _QUIET = (28, 24, 22), (240, 240, 240), (160, 160, 160)
-_STATE_COLORS = {state: (blue, green, red) for state, (red, green, blue) in STATE_COLORS.items()}
+_BACKGROUND, _TEXT, _QUIET = (22, 24, 28), (240, 240, 240), (160, 160, 160)
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 
 
@@ -56,11 +56,9 @@ def draw_summary(clip: Path, results: Sequence[Result], out: Path, *, title: str
         canvas[_HEADER : _HEADER + tile.shape[0], left : left + _TILE_WIDTH] = tile
     top = _HEADER + tiles[0].shape[0] + _GAP
     canvas[top : top + chart.shape[0], _MARGIN : width - _MARGIN] = chart
-    _write(canvas, "Not a medical device", (_MARGIN, height - 16), 0.55, _QUIET)
-    ok, png = cv2.imencode(".png", canvas)
-    assert ok
+    _write(canvas, NO_DEVICE, (_MARGIN, height - 16), 0.55, _QUIET)
     try:
-        out.write_bytes(png.tobytes())
+        out.write_bytes(encode_png(canvas))
     except OSError as error:
         raise SourceError(f"{out} cannot be written: {error.strerror}") from error
 
@@ -70,11 +68,7 @@ def _read_frames(clip: Path, moments: Sequence[int]) -> dict[int, NDArray[np.uin
     with open_source(clip) as source:
         for frame in source:
             if frame.index in moments:
-                image = frame.image
-                codes = {"gray": cv2.COLOR_GRAY2BGR, "rgb": cv2.COLOR_RGB2BGR}
-                if frame.color in codes:
-                    image = np.asarray(cv2.cvtColor(image, codes[frame.color]), dtype=np.uint8)
-                kept[frame.index] = image
+                kept[frame.index] = in_color(ultrasound(frame))
     return kept
 
 
@@ -84,10 +78,10 @@ def _tile(image: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
     scaled = cv2.resize(image, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
     caption = np.full((62, _TILE_WIDTH, 3), _BACKGROUND, dtype=np.uint8)
     state, plane = str(result.state), result.plane
-    color = _STATE_COLORS[state]
+    color = STATE_COLORS[state]
     cv2.rectangle(caption, (0, 0), (_TILE_WIDTH, 5), color, cv2.FILLED)
     if result.reason is None:
-        _write(caption, f"{plane.label}  {100 * plane.confidence:.0f} %", (6, 32), 0.75)
+        _write(caption, f"{plane.label}  {percent(plane.confidence)}", (6, 32), 0.75)
     else:
         _write(caption, "no answer", (6, 32), 0.75, _QUIET)
     _write(caption, f"{state.replace('_', ' ')}   {result.pts_s or 0:.1f} s", (6, 54), 0.5, color)
@@ -103,10 +97,10 @@ def _chart(results: Sequence[Result], width: int) -> NDArray[np.uint8]:
         top = row * _ROW
         _write(chart, label, (0, top + 18), 0.5, _TEXT)
         if label == "state":
-            band = np.array([_STATE_COLORS[str(results[i].state)] for i in columns])
+            band = np.array([STATE_COLORS[str(results[i].state)] for i in columns])
         else:
             scores = np.array([results[i].plane.scores[label] for i in columns])
-            band = np.outer(scores, (240, 240, 240)) + np.outer(1 - scores, (62, 54, 50))
+            band = np.outer(scores, (240, 240, 240)) + np.outer(1 - scores, (50, 54, 62))
         chart[top + 3 : top + _ROW - 3, _LABEL_WIDTH:] = band.astype(np.uint8)
     _name_states(chart, results, top=len(PLANES) * _ROW, plot=plot)
     last_s = results[-1].pts_s or 0.0

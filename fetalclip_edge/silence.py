@@ -13,6 +13,8 @@ __all__ = ["answer_to_silence", "no_answer"]
 def answer_to_silence(silence: Silence, source: str, waited_s: float) -> Result:
     """Say that no frame came. Every plane is as likely as any other: nothing is known.
 
+    The reason holds nothing of the source's name.
+
     Args:
         silence: what the mailbox gave.
         source: name of the source.
@@ -21,8 +23,16 @@ def answer_to_silence(silence: Silence, source: str, waited_s: float) -> Result:
     if silence.lost is None:
         state, reason = StreamState.STALE, f"no new picture for {waited_s:g} s"
     else:
-        state, reason = StreamState.NO_SIGNAL, f"looking for the source again: {silence.lost}"
+        cause = _without_name(str(silence.lost), source)
+        state, reason = StreamState.NO_SIGNAL, f"looking for the source again: {cause}"
     return no_answer(state, reason, source)
+
+
+def _without_name(error: str, source: str) -> str:
+    # It may be a patient's, and who shows a reason need not mean to show that.
+    if not source:
+        return error
+    return error.replace(f"{source}: ", "").replace(source, "the source")
 
 
 def no_answer(state: StreamState, reason: str, source: str) -> Result:

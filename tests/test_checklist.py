@@ -164,6 +164,16 @@ def test_reset_begins_a_new_exam() -> None:
     assert second.number > first.number
 
 
+def test_no_number_is_used_again_after_a_restart() -> None:
+    # A page keeps its thumbnails by them, also while the device starts anew
+    numbers = [
+        kept.number for _ in range(3) for kept in Checklist().capture(result("femur"), frame(0))
+    ]
+    assert len(set(numbers)) == 3
+    # And JavaScript holds them exactly
+    assert all(0 < number < 2**53 - 2**40 for number in numbers)
+
+
 def test_the_region_alone_is_saved_and_nothing_of_the_patient(tmp_path: Path) -> None:
     checklist = Checklist()
     color = np.dstack([picture(1), picture(2), picture(3)])

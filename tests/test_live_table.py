@@ -60,6 +60,20 @@ def test_it_shows_the_answer_and_the_counts() -> None:
         assert words in text
 
 
+def test_no_answer_is_certain() -> None:
+    shown = table()
+    shown.update(
+        result(
+            plane=PlaneScores("brain", 0.999, {"brain": 0.999}),
+            brain_plane=BrainPlaneScores("trans-thalamic", 1.0, {"trans-thalamic": 1.0}),
+        )
+    )
+    text = drawn(shown)
+    assert "█  99 %" in text
+    assert "trans-thalamic  99 %" in text
+    assert "100 %" not in text
+
+
 def test_it_shows_the_latency_of_the_last_results_alone() -> None:
     shown = table()
     for latency_ms in [500.0] * 50 + [10.0] * 300:

@@ -14,7 +14,9 @@ import pytest
 import fetalclip_edge as fe
 from fetalclip_edge.backoff import Backoff
 from fetalclip_edge.errors import SourceError
+from fetalclip_edge.mailbox import Silence
 from fetalclip_edge.results import Frame, PlaneScores, Result, StreamState
+from fetalclip_edge.silence import answer_to_silence
 from fetalclip_edge.sources import (
     CameraSource,
     CsiSource,
@@ -122,6 +124,28 @@ def test_a_lost_source_is_opened_again_and_the_results_say_so() -> None:
     # And no opened source was left open
     assert len(device.opened) == 4
     assert all(each.closed.is_set() for each in device.opened)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("{}: broke off: timed out", "broke off: timed out"),
+        ("3 frames in a row unreadable: {}: frame 7 is damaged", "frame 7 is damaged"),
+        ("cannot reach {}", "cannot reach the source"),
+    ],
+)
+def test_the_reason_for_silence_does_not_name_the_source(error: str, cause: str) -> None:
+    # Given an address with a patient's name in it, as its own errors begin with it
+    name = "rtsp://***@10.0.0.7/ward3/Doe_Jane"
+    lost = Silence(SourceError(error.format(name)))
+    # When
+    silent = answer_to_silence(lost, name, 1.0)
+    # Then
+    assert silent.source == name
+    assert silent.reason is not None
+    assert silent.reason.startswith("looking for the source again: ")
+    assert silent.reason.endswith(cause)
+    assert "Doe" not in silent.reason
 
 
 def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None:

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from fetalclip_edge.report.data import DISCLAIMER, ExamReport
+from fetalclip_edge.report.data import ExamReport
 from fetalclip_edge.results import GestationalAge, HeadBiometry
+from fetalclip_edge.words import DISCLAIMER
 
 __all__ = ["SCHEMA_VERSION", "report_dict", "report_json"]
 

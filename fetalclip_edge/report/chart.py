@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from html import escape
 
 from fetalclip_edge.report.data import ExamReport
-from fetalclip_edge.report.words import weeks
 from fetalclip_edge.tasks.growth import Chart, chart_named
+from fetalclip_edge.words import weeks
 
 __all__ = ["growth_chart"]
 

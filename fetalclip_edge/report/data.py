@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from fetalclip_edge.checklist import ITEMS, CapturedPlane
 from fetalclip_edge.results import GestationalAge, HeadBiometry, HeadOutline
 
-__all__ = ["DISCLAIMER", "SEXES", "ExamReport", "HeadPicture", "Patient", "Software"]
-
-DISCLAIMER = "Not a medical device: for research and engineering, never for diagnosis."
+__all__ = ["SEXES", "ExamReport", "HeadPicture", "Patient", "Software"]
 
 SEXES = ("F", "M", "O")
 """As DICOM has them: female, male, other."""
@@ -111,7 +109,7 @@ class ExamReport:
         created: when the report was made, with its time zone.
         software: what made it; None where the model is one that does not say.
         planes: item of `fetalclip_edge.checklist.ITEMS` -> the picture kept.
-        states: state -> how many of the results had it.
+        states: state -> how many frames had it. Where no picture came, there was no frame.
         chart: growth chart of the age.
         head: medians over `looks`, or None where nothing was measured in millimetres.
         looks: independent looks at the head, at least a second apart.

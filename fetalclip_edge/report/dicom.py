@@ -20,7 +20,7 @@ from pydicom.uid import RE_VALID_UID, ExplicitVRLittleEndian, generate_uid
 from fetalclip_edge.report.data import ExamReport, Patient
 from fetalclip_edge.report.dicom_codes import PRIVATE_SCHEME
 from fetalclip_edge.report.dicom_tree import MANUFACTURER, MODEL, Reference, report_tree
-from fetalclip_edge.report.words import percent
+from fetalclip_edge.words import percent
 
 __all__ = ["check_study", "make_instances", "write_dicom"]
 

@@ -28,15 +28,15 @@ from highdicom.sr import (
 )
 
 from fetalclip_edge.report import dicom_codes as codes
-from fetalclip_edge.report.data import DISCLAIMER, ExamReport, Software
+from fetalclip_edge.report.data import ExamReport, Software
 from fetalclip_edge.report.dicom_codes import Coded
 from fetalclip_edge.results import HeadOutline
+from fetalclip_edge.words import DISCLAIMER
 
 __all__ = ["MANUFACTURER", "MODEL", "Reference", "device_uid", "report_tree"]
 
 MANUFACTURER, MODEL = "fetalclip-edge", "fetalclip-edge"
 
-_Z = 1.959964
 _TEMPLATE = "5000"
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _CONTEXT = RelationshipTypeValues.HAS_OBS_CONTEXT
@@ -148,7 +148,7 @@ def _biometry(report: ExamReport, measured_on: Reference | None) -> list[Any]:
             codes.MILLIMETRES,
             [
                 *_how(report, codes.OUTER_EDGE),
-                *_uncertainty(head.head_circumference_error_mm),
+                *_uncertainty(report),
                 *_source(report, measured_on),
             ],
         )
@@ -220,11 +220,12 @@ def _algorithm(software: Software | None, parameters: str) -> list[TextContentIt
     ]
 
 
-def _uncertainty(error_mm: float | None) -> list[NumContentItem]:
-    """Half of the 95 % interval of the measurement."""
-    if not error_mm:
+def _uncertainty(report: ExamReport) -> list[NumContentItem]:
+    """Half of the 95 % interval of the circumference."""
+    between = report.circumference_interval_mm
+    if between is None:
         return []
-    half = round(_Z * error_mm, 1)
+    half = round((between[1] - between[0]) / 2, 1)
     unit = _code(codes.MILLIMETRES)
     return [
         NumContentItem(_code(codes.UNCERTAINTY), half, unit, relationship_type=_PROPERTY),

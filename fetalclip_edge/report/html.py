@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.checklist import ITEMS, CapturedPlane
+from fetalclip_edge.pixels import encode_jpeg
 from fetalclip_edge.report.chart import growth_chart
-from fetalclip_edge.report.data import DISCLAIMER, ExamReport, HeadPicture, Patient, Software
-from fetalclip_edge.report.words import measurements, percent
+from fetalclip_edge.report.data import ExamReport, HeadPicture, Patient, Software
+from fetalclip_edge.report.words import measurements
 from fetalclip_edge.results import HeadOutline, StreamState
 from fetalclip_edge.tasks.growth import chart_named
+from fetalclip_edge.words import DISCLAIMER, percent
 
 __all__ = ["report_html"]
 
@@ -124,6 +125,7 @@ def _figure(
     image: NDArray[np.uint8], name: str, words: str, *, outline: HeadOutline | None = None
 ) -> str:
     height, width = image.shape[:2]
+    jpeg = base64.b64encode(encode_jpeg(image, _LONGEST_SIDE, _QUALITY)).decode("ascii")
     drawn = ""
     if outline is not None:
         drawn = (
@@ -134,20 +136,9 @@ def _figure(
     return (
         f'<figure><div class="picture"><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(name)}"><image width="{width}" height="{height}" '
-        f'href="data:image/jpeg;base64,{_jpeg(image)}"/>{drawn}</svg></div>'
+        f'href="data:image/jpeg;base64,{jpeg}"/>{drawn}</svg></div>'
         f"<figcaption>{escape(name)}<small>{escape(words)}</small></figcaption></figure>"
     )
-
-
-def _jpeg(image: NDArray[np.uint8]) -> str:
-    pixels = np.ascontiguousarray(image if image.ndim == 2 else image[:, :, ::-1])
-    height, width = pixels.shape[:2]
-    scale = _LONGEST_SIDE / max(height, width)
-    if scale < 1:
-        size = (max(1, round(scale * width)), max(1, round(scale * height)))
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return base64.b64encode(jpeg.tobytes()).decode("ascii")
 
 
 def _made(report: ExamReport) -> Iterator[str]:

@@ -45,7 +45,7 @@ class ExamRecorder(ClosingSink):
         model: whose answers they are; its bundle, backend and chart are named in the report.
         live: True for a device, whose presentation times are no clock.
         still_pictures: the frames are pictures of their own, each a look of its own, which need
-            not be held to count.
+            not be held to count. A stream that it is a sink of overrules this and `live`.
         checklist: of the exam; one of its own unless given. It is written to and reset from here.
 
     Example:
@@ -72,16 +72,33 @@ class ExamRecorder(ClosingSink):
         self.checklist = Checklist(live=live) if checklist is None else checklist
         self._software = describe_software(model)
         self._chart = str(getattr(model, "chart", DEFAULT_CHART))
-        self._live, self._still = live and not still_pictures, still_pictures
         self._lock = threading.Lock()
-        self._clear()
+        self._follow(live, still_pictures)
 
     @classmethod
     def of(cls, model: object, source: Source, checklist: Checklist | None = None) -> ExamRecorder:
         """For what a stream answers, which has been opened."""
+        recorder = cls(model, live=source.live, checklist=checklist)
+        recorder.begin(model, source)
+        return recorder
+
+    def begin(self, model: object, source: Source) -> None:
+        """Learn from the source whether it is live and its pictures a film.
+
+        A stream whose sink this is calls it before the first result.
+
+        Args:
+            model: as given before.
+            source: opened.
+        """
         # One frame is no film, whatever file it is in.
         still = source.still_pictures or source.frame_count == 1
-        return cls(model, live=source.live, still_pictures=still, checklist=checklist)
+        with self._lock:
+            self._follow(source.live, still)
+
+    def _follow(self, live: bool, still: bool) -> None:
+        self._live, self._still = live and not still, still
+        self._clear()
 
     def _clear(self) -> None:
         self._states: Counter[str] = Counter()
@@ -103,9 +120,10 @@ class ExamRecorder(ClosingSink):
         elif frame is not None:
             self.checklist.consider(result, frame)
         with self._lock:
-            self._states[str(result.state)] += 1
-            if frame is not None and result.state in _ANSWERED:
-                self._measure(result, frame)
+            if frame is not None:
+                self._states[str(result.state)] += 1
+                if result.state in _ANSWERED:
+                    self._measure(result, frame)
 
     def _measure(self, result: Result, frame: Frame) -> None:
         head = result.head

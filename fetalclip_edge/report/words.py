@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fetalclip_edge.report.data import ExamReport
+from fetalclip_edge.words import weeks
 
-__all__ = ["Line", "measurements", "percent", "weeks"]
-
-_MOST_PERCENT = 99
-"""No picture is certain to show what it is named."""
+__all__ = ["Line", "measurements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,6 @@ class Line:
     value: str
     interval: str
     how: str
-
-
-def weeks(days: int) -> str:
-    """Weeks and days as obstetrics writes them: 23+4."""
-    return f"{days // 7}+{days % 7}"
-
-
-def percent(share: float) -> str:
-    """A confidence, which ends at 99 %."""
-    return f"{min(_MOST_PERCENT, round(100 * share))} %"
 
 
 def measurements(report: ExamReport) -> Iterator[Line]:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.colors import STATE_COLORS
+from fetalclip_edge.pixels import in_color, ultrasound
 from fetalclip_edge.results import Frame, Result
+from fetalclip_edge.words import NO_DEVICE, percent
 
 __all__ = ["annotate", "canvas_size", "caption"]
-
-DISCLAIMER = "Not a medical device"
 
 _LEAST_WIDTH = 320
 _FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -25,10 +25,11 @@ def canvas_size(width: int, height: int) -> tuple[int, int]:
 
 
 def annotate(frame: Frame | None, result: Result, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw a frame with its answer in a band below; the picture itself is covered by nothing.
+    """Draw the ultrasound of a frame with its answer below; the picture is covered by nothing.
 
     Args:
-        frame: the picture, drawn as large as it fits; None leaves its place black.
+        frame: its region without what is masked is drawn, as large as it fits; None leaves the
+            place black.
         result: its answer.
         size: width and height to draw, from `canvas_size`.
 
@@ -39,7 +40,7 @@ def annotate(frame: Frame | None, result: Result, size: tuple[int, int]) -> NDAr
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
     band = _band(width)
     if frame is not None:
-        _place(canvas[: height - band], _rgb(frame))
+        _place(canvas[: height - band], ultrasound(frame))
     below = canvas[height - band :]
     below[:] = _BACKGROUND
     color = STATE_COLORS[str(result.state)]
@@ -48,7 +49,7 @@ def annotate(frame: Frame | None, result: Result, size: tuple[int, int]) -> NDAr
     lines = caption(result)
     _write(below, lines[0], 0.46, 0.62 * scale)
     _write(below, lines[1], 0.84, 0.48 * scale, color)
-    _write(below, DISCLAIMER, 0.84, 0.42 * scale, _QUIET, right=True)
+    _write(below, NO_DEVICE, 0.84, 0.42 * scale, _QUIET, right=True)
     return canvas
 
 
@@ -56,10 +57,10 @@ def caption(result: Result) -> tuple[str, str]:
     """The answer in words: plane, confidence and sub-plane, or that there is none; the state."""
     words = "no answer"
     if result.reason is None:
-        words = f"{result.plane.label}  {100 * result.plane.confidence:.0f} %"
+        words = f"{result.plane.label}  {percent(result.plane.confidence)}"
         brain = result.brain_plane
         if brain is not None and brain.label is not None:
-            words += f"  {brain.label}  {100 * brain.confidence:.0f} %"
+            words += f"  {brain.label}  {percent(brain.confidence)}"
     return words, str(result.state).replace("_", " ")
 
 
@@ -72,23 +73,15 @@ def _even(number: int) -> int:
     return number + number % 2
 
 
-def _rgb(frame: Frame) -> NDArray[np.uint8]:
-    codes = {"gray": cv2.COLOR_GRAY2RGB, "bgr": cv2.COLOR_BGR2RGB}
-    image = frame.image
-    if frame.color in codes:
-        image = np.asarray(cv2.cvtColor(image, codes[frame.color]), dtype=np.uint8)
-    return image
-
-
 def _place(room: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
-    """Put a picture into the middle; one that is too large, or of another size, is scaled."""
+    """Put a grey or RGB picture into the middle; one that is too large is made smaller."""
     height, width = image.shape[:2]
     if height > room.shape[0] or width > room.shape[1]:
         share = min(room.shape[0] / height, room.shape[1] / width)
         width, height = max(1, int(share * width)), max(1, int(share * height))
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
     top, left = (room.shape[0] - height) // 2, (room.shape[1] - width) // 2
-    room[top : top + height, left : left + width] = image
+    room[top : top + height, left : left + width] = in_color(image)
 
 
 def _write(

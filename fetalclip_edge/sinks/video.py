@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.errors import SinkError
+from fetalclip_edge.masking import visible
 from fetalclip_edge.results import Frame, Result
 from fetalclip_edge.sinks.annotate import annotate, canvas_size
 from fetalclip_edge.sinks.base import ClosingSink
@@ -32,11 +34,13 @@ class VideoSink(ClosingSink):
     live. The first frame decides the size; others are made to fit. "Not a medical device" is
     burnt into every frame.
 
-    The video shows what the source showed, patient names on the screen included.
+    The video shows the region of each frame, without what is masked in it: what the model saw. A
+    frame without a region is shown whole, patient names on the screen included.
 
     Args:
         path: the file, which is written anew; its ending (.mp4, .mkv, .mov) decides the container.
-            An .mkv can be read to where it came even after a crash.
+            An .mkv can be read to where it came even after a crash. A file that was not there can
+            be read by its owner alone.
 
     Raises:
         SinkError: it cannot be written, or its ending means nothing (an OSError).
@@ -49,7 +53,7 @@ class VideoSink(ClosingSink):
         try:
             self._container = av.open(str(self.path), "w")
             # PyAV makes the file with the first frame, which is late to say that it cannot.
-            self.path.open("wb").close()
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "end its name in .mp4 or .mkv"
             raise SinkError(f"{self.path} cannot be written: {reason}") from error
@@ -81,7 +85,7 @@ class VideoSink(ClosingSink):
     def _begin(self, frame: Frame | None) -> av.VideoStream:
         assert frame is not None
         stream = self._container.add_stream("libx264", rate=Fraction(30))
-        height, width = frame.image.shape[:2]
+        height, width = visible(frame).shape[:2]
         stream.width, stream.height = canvas_size(width, height)
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, _TICKS)

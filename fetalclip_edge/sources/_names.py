@@ -9,6 +9,8 @@ __all__ = ["hide_credentials", "pipeline_name"]
 _HIDDEN = "***"
 # Some IP cameras take the password in the path: rtsp://camera/user=admin_password=secret.sdp
 _SECRET_IN_PATH = re.compile(r"(?i)(pass(?:word|wd)?|pwd|token|secret|key)=[^/?#]*")
+# In GStreamer's words: quoted, or with a character that a backslash makes one of the value.
+_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\\.", re.DOTALL)
 _ELEMENT = re.compile(r"[A-Za-z][\w.-]*(/[\w.-]+)?\Z")
 
 
@@ -40,6 +42,9 @@ def pipeline_name(pipeline: str) -> str:
     >>> pipeline_name('rtspsrc location=rtsp://h/s user-pw="x" ! decodebin ! appsink')
     'rtspsrc ! decodebin ! appsink'
     """
-    bare = re.sub(r"\"[^\"]*\"|'[^']*'", "", pipeline)
-    words = [part.split()[0].split(",")[0] for part in bare.split("!") if part.split()]
+    # What a quote begins that nothing ends may be anything.
+    bare = re.split("[\"']", _QUOTED.sub("", pipeline))[0]
+    # Without spaces around it, a ! belongs to a value: a password may hold one.
+    parts = re.split(r"\s!\s", bare)
+    words = [part.split()[0].split(",")[0] for part in parts if part.split()]
     return " ! ".join(word if _ELEMENT.match(word) else _HIDDEN for word in words)

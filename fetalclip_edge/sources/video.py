@@ -40,13 +40,16 @@ _URL_OPTIONS = {"rtsp_flags": "prefer_tcp"}
 _LIVE_OPTIONS = {**_URL_OPTIONS, "fpsprobesize": "0"}
 # A file counts as cut off when this much of the length it declares is missing.
 _MISSING_S = 0.5
+# Films squeeze pixels to a half; what says more is mistaken.
+_LONGEST_PIXEL = 4
 
 
 class VideoSource(Source):
     """The first video stream of a file or URL.
 
     Frames are `(H, W, 3)` RGB, or `(H, W)` when the video is stored in grey. `pts_s` is the
-    presentation time as stored, and need not start at 0. Rotation metadata is applied.
+    presentation time as stored, and need not start at 0. Rotation metadata is applied, and pixels
+    that are not square are made so by another width, as players do.
 
     A picture that cannot be decoded, or that the decoder marks as damaged, is a `FrameError`; the
     next is read, of a live stream the next that needs none before it. Pictures may change their
@@ -86,7 +89,8 @@ class VideoSource(Source):
         Raises:
             SourceNotFoundError: there is no such file, or the server knows no such stream.
             SourceTimeoutError: the server did not answer in time.
-            SourceError: the file or stream is no video that FFmpeg reads.
+            SourceError: the file or stream is no video that FFmpeg reads, or its pixels are more
+                than four times as wide as high, or as high as wide.
         """
         if not self._is_url and not Path(self._address).is_file():
             raise SourceNotFoundError(f"{self.name}: there is no such file")
@@ -166,6 +170,15 @@ class VideoSource(Source):
             container.close()
             raise SourceError(f"{self.name}: holds no video that this FFmpeg can decode")
         stream = container.streams.video[0]
+        aspect = _aspect(stream)
+        if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
+            container.close()
+            times = f"{max(aspect, 1 / aspect):g} times as "
+            raise SourceError(
+                f"{self.name}: says that its pixels are {times}"
+                f"{'wide as high' if aspect > 1 else 'high as wide'}; correct its sample aspect "
+                "ratio, for nothing can be measured by it"
+            )
         # Frame threads decode several pictures ahead: right for a file, too late for a live one.
         stream.thread_type = "SLICE" if self.live else "AUTO"
         if stream.codec_context.name == "mjpeg":
@@ -188,6 +201,7 @@ class _Decoding:
         self._index = -1
         self._declared_end_s = None if live else _declared_end_s(container, stream)
         self._live, self._damaged = live, False
+        self._aspect = _aspect(stream)
         self._end_s = 0.0
 
     def next_frame(self, name: str) -> Frame | None:
@@ -218,7 +232,7 @@ class _Decoding:
         self._damaged = self._damaged and self._live and not picture.key_frame
         if self._damaged:
             raise FrameError(f"{name}: frame {self._index} follows a damaged one")
-        image = _to_array(picture)
+        image = _to_array(picture, self._aspect)
         pts_s = None if picture.pts is None else float(picture.pts * picture.time_base)
         color: ColorOrder = "gray" if image.ndim == 2 else "rgb"
         return Frame(image, color, self._index, captured_ns, name, pts_s)
@@ -244,11 +258,20 @@ def _declared_end_s(container: Any, stream: Any) -> float | None:
     return None
 
 
-def _to_array(picture: Any) -> NDArray[np.uint8]:
+def _aspect(stream: Any) -> float:
+    """Width of a pixel by its height; 1 where nothing is said."""
+    return float(stream.sample_aspect_ratio or 1)
+
+
+def _to_array(picture: Any, aspect: float = 1.0) -> NDArray[np.uint8]:
     grey = picture.format.name.startswith("gray")
     image: NDArray[np.uint8] = picture.to_ndarray(format="gray" if grey else "rgb24")
     if grey and picture.color_range == _LIMITED_RANGE:
         image = cv2.LUT(image, _EXPAND)
+    height, width = image.shape[:2]
+    if (square := max(1, round(aspect * width))) != width:
+        smoothly = cv2.INTER_AREA if square < width else cv2.INTER_LINEAR
+        image = cv2.resize(image, (square, height), interpolation=smoothly)
     # PyAV 12 has no `rotation`. Degrees counterclockwise, as numpy turns.
     turns = round(getattr(picture, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

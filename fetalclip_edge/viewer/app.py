@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import cv2
-import numpy as np
 from fastapi import FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 from starlette.staticfiles import StaticFiles
 
+from fetalclip_edge.pixels import encode_jpeg, encode_png
+from fetalclip_edge.viewer.exams import Ended
 from fetalclip_edge.viewer.guard import Guard
 from fetalclip_edge.viewer.hub import Hub, TooManyViewersError, Viewer
-from fetalclip_edge.viewer.wire import encode_jpeg
 
 __all__ = ["make_app"]
 
 _PAGE = Path(__file__).parent / "page"
-_THUMBNAIL_SIDE = 320
+_THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 320, 82
 _SILENT_PAGE_S = 20.0
 """A page that has shown nothing for so long is gone, or sleeps; it opens a new connection."""
 
@@ -34,7 +33,7 @@ def make_app(
     *,
     token: str | None,
     port: int,
-    new_exam: Callable[[], str],
+    new_exam: Callable[[], Ended],
     report: Callable[[], bytes],
 ) -> Guard:
     """The application that uvicorn serves.
@@ -43,7 +42,7 @@ def make_app(
         hub: gives the moments; its task runs for as long as the application does.
         token: what visitors must bring, or None on loopback.
         port: that the server listens on.
-        new_exam: ends the exam, and says in words what became of it.
+        new_exam: ends the exam, and says what became of it.
         report: the report of the exam so far, as a page.
     """
 
@@ -62,11 +61,10 @@ def make_app(
         plane = hub.checklist.captured().get(item)
         if plane is None or kind not in ("png", "jpg"):
             raise HTTPException(404, "no such picture")
-        codes = plane.image if plane.image.ndim == 2 else plane.image[:, :, ::-1]
         if kind == "jpg":
-            return Response(encode_jpeg(codes, _THUMBNAIL_SIDE), media_type="image/jpeg")
-        _, png = cv2.imencode(".png", np.ascontiguousarray(codes))
-        return Response(png.tobytes(), media_type="image/png")
+            jpeg = encode_jpeg(plane.image, _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY)
+            return Response(jpeg, media_type="image/jpeg")
+        return Response(encode_png(plane.image), media_type="image/png")
 
     @app.get("/report.html")
     def exam_report() -> Response:
@@ -105,7 +103,7 @@ class _Page:
     """Both directions of one page's WebSocket."""
 
     def __init__(
-        self, hub: Hub, viewer: Viewer, socket: WebSocket, new_exam: Callable[[], str]
+        self, hub: Hub, viewer: Viewer, socket: WebSocket, new_exam: Callable[[], Ended]
     ) -> None:
         self._hub, self._viewer, self._socket, self._new_exam = hub, viewer, socket, new_exam
 
@@ -137,8 +135,8 @@ class _Page:
         elif what == "capture":
             await self._capture(number)
         elif what == "new_exam":
-            await self._say(await asyncio.to_thread(self._new_exam))
-            self._hub.refresh()
+            ended = await asyncio.to_thread(self._hub.end_exam, self._new_exam)
+            await self._say(ended.words, ok=ended.new)
         else:
             raise ValueError(f"a page cannot ask for {what!r}")
 
@@ -148,7 +146,7 @@ class _Page:
             await self._say("That picture is gone. Freeze first, then capture.", ok=False)
             return
         try:
-            kept = await asyncio.to_thread(self._hub.checklist.capture, moment.result, moment.frame)
+            kept = await asyncio.to_thread(self._hub.capture, moment)
         except ValueError as error:
             await self._say(f"Not captured: {error}.", ok=False)
             return

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from fetalclip_edge.checklist import Checklist
+from fetalclip_edge.checklist import CapturedPlane, Checklist
 from fetalclip_edge.results import Frame, Result
 from fetalclip_edge.sinks.base import ClosingSink
+from fetalclip_edge.viewer.exams import Ended
 from fetalclip_edge.viewer.wire import Moment, describe, encode_picture, pack
 
 __all__ = ["Hub", "TooManyViewersError", "Viewer"]
@@ -101,6 +104,8 @@ class Hub(ClosingSink):
         self._viewers: set[Viewer] = set()
         self._newest: Moment | None = None
         self._count = 0
+        self._first = 1
+        self._exam = threading.Lock()
         self._ended: str | None = None
         self._again = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,6 +116,31 @@ class Hub(ClosingSink):
         self._count += 1
         self._newest = Moment(self._count, result, frame)
         self._wake()
+
+    def capture(self, moment: Moment) -> list[CapturedPlane]:
+        """Keep a picture for the exam under way, as a person wants it. From any thread.
+
+        Raises:
+            ValueError: it is of the exam before, or `Checklist.capture` refuses it.
+        """
+        with self._exam:
+            # A page that stands still, or has heard of no new exam yet, shows another patient.
+            if moment.number < self._first:
+                raise ValueError("this picture is of the exam before")
+            return self.checklist.capture(moment.result, moment.frame)
+
+    def end_exam(self, end: Callable[[], Ended]) -> Ended:
+        """End the exam, and with it what can be captured. From any thread.
+
+        Args:
+            end: ends it; nothing is captured meanwhile.
+        """
+        with self._exam:
+            ended = end()
+            if ended.new:
+                self._first = self._count + 1
+        self.refresh()
+        return ended
 
     def end(self, reason: str) -> None:
         """Say that nothing more comes, and why. From any thread."""

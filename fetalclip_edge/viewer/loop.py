@@ -11,11 +11,16 @@ from fetalclip_edge.sources import Source, open_source
 __all__ = ["LoopedSource"]
 
 _PAUSE_S = 1 / 30
-"""Between the last picture and the first of the next round."""
+"""Between the last picture and the first of the next round, and between those without times."""
+
+_LOOK_S = 1.0
+"""For which each picture of a folder is shown."""
 
 
 class LoopedSource(Source):
     """Plays a recording for ever. Frames are counted on, and so are their times.
+
+    Where it has no times it is given some, or it would be read as fast as the machine can.
 
     Args:
         source: whatever `open_source` takes that has an end and can be opened again: a file.
@@ -57,8 +62,12 @@ class LoopedSource(Source):
             frame = self._round.read()
             if frame is None:
                 return None
-        pts_s = None if frame.pts_s is None else frame.pts_s + self._start_s
-        self._last = replace(frame, index=frame.index + self._first_index, pts_s=pts_s)
+        index = frame.index + self._first_index
+        if frame.pts_s is None:
+            pts_s = index * (_LOOK_S if self.still_pictures else _PAUSE_S)
+        else:
+            pts_s = frame.pts_s + self._start_s
+        self._last = replace(frame, index=index, pts_s=pts_s)
         return self._last
 
     def _begin_round(self, last: Frame) -> None:

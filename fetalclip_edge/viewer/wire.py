@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from fetalclip_edge.checklist import ItemStatus
-from fetalclip_edge.masking import visible
+from fetalclip_edge.pixels import encode_jpeg, ultrasound
 from fetalclip_edge.results import Frame, Result
 from fetalclip_edge.tasks.quality import what_would_help
 
-__all__ = ["Moment", "describe", "encode_jpeg", "encode_picture", "pack"]
+__all__ = ["Moment", "describe", "encode_picture", "pack"]
 
 _LONGEST_SIDE = 1280
 """Pixels of a picture on the page: sharp on a tablet, and 100 kB as JPEG."""
@@ -82,19 +78,7 @@ def _describe_item(status: ItemStatus) -> dict[str, Any]:
 
 def encode_picture(frame: Frame) -> bytes:
     """The ultrasound of a frame as JPEG, of at most 1280 pixels a side."""
-    image = visible(frame)
-    return encode_jpeg(image[:, :, ::-1] if frame.color == "rgb" and image.ndim == 3 else image)
-
-
-def encode_jpeg(image: NDArray[np.uint8], longest_side: int = _LONGEST_SIDE) -> bytes:
-    """A grey or BGR image as JPEG, made smaller where it is larger than `longest_side` pixels."""
-    scale = longest_side / max(image.shape[:2])
-    pixels: Any = np.ascontiguousarray(image)
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return jpeg.tobytes()
+    return encode_jpeg(ultrasound(frame), _LONGEST_SIDE, _QUALITY)
 
 
 def pack(header: dict[str, Any], jpeg: bytes) -> bytes:

@@ -73,11 +73,12 @@ def test_the_freeze_key_gives_no_further_looks() -> None:
 def test_what_is_withheld_is_not_measured() -> None:
     recorder = ExamRecorder(MODEL)
     recorder.write(brain(200.0, state="out_of_domain"), shown(0))
+    # And where no picture came, there was no frame
     recorder.write(result("brain", state="stale"), None)
     report = recorder.report()
     assert (report.head, report.age, report.head_picture) == (None, None, None)
     assert report.head_reason == "no head was seen in a plane named brain"
-    assert report.states == {"out_of_domain": 1, "stale": 1}
+    assert report.states == {"out_of_domain": 1}
 
 
 def test_the_commonest_reason_is_given_where_no_head_was_measured() -> None:
@@ -116,6 +117,21 @@ def test_a_file_of_one_picture_is_no_film() -> None:
     source = SimpleNamespace(still_pictures=False, frame_count=1, live=False)
     recorder = ExamRecorder.of(MODEL, source)  # type: ignore[arg-type]
     recorder.write(brain(200.0), frame(0))
+    assert list(recorder.report().planes) == ["brain"]
+
+
+def test_a_stream_tells_whether_its_pictures_are_a_film() -> None:
+    # Given a recorder that was made before the source was opened
+    recorder = ExamRecorder(MODEL)
+    recorder.begin(MODEL, SimpleNamespace(still_pictures=True, frame_count=3, live=False))  # type: ignore[arg-type]
+    # When three pictures come in no time
+    for index in range(3):
+        recorder.write(brain(200.0), frame(index, captured_ns=index))
+    # Then each is a look, and none had to be held; in the next exam, too
+    assert recorder.report().looks == 3
+    assert list(recorder.report().planes) == ["brain"]
+    recorder.reset()
+    recorder.write(brain(200.0), frame(3, captured_ns=3))
     assert list(recorder.report().planes) == ["brain"]
 
 

@@ -16,7 +16,6 @@ from fetalclip_edge.report import ExamRecorder, Patient
 from fetalclip_edge.report.as_json import report_json
 from fetalclip_edge.report.chart import growth_chart
 from fetalclip_edge.report.html import report_html
-from fetalclip_edge.report.words import percent, weeks
 from fetalclip_edge.tasks.gestational_age import head_circumference_quantile
 
 from .exams import SHA256, followed
@@ -159,8 +158,3 @@ def test_the_mark_lies_on_the_middle_curve_within_its_interval(chart: str, mm: f
     interval = next(p.attrib["d"] for p in svg.iter("path") if p.attrib["class"] == "interval")
     low, high = map(float, re.match(r"M([\d.]+) [\d.]+ H([\d.]+)", interval).groups())  # type: ignore[union-attr]
     assert low < x < high
-
-
-def test_words() -> None:
-    assert (weeks(155), weeks(98), weeks(160)) == ("22+1", "14+0", "22+6")
-    assert (percent(0.8), percent(0.999), percent(1.0)) == ("80 %", "99 %", "99 %")

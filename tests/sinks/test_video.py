@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fetalclip_edge as fe
-from fetalclip_edge.results import BrainPlaneScores
+from fetalclip_edge.results import BrainPlaneScores, PlaneScores
 from fetalclip_edge.sinks.annotate import annotate, canvas_size, caption
 
 from ..live_model import LiveModel
@@ -96,12 +96,49 @@ def test_colours_come_out_as_they_went_in(
     np.testing.assert_array_equal(drawn[:240], expected)
 
 
+def test_the_ultrasound_alone_is_kept(
+    tmp_path: Path, make_result: MakeResult, make_frame: MakeFrame
+) -> None:
+    # Given a screen with a bright band for the name on top, and a bright ruler at the right
+    screen = np.full((300, 400), 60, dtype=np.uint8)
+    screen[:40] = screen[:, 390:] = 255
+    shown = np.full((300, 400), 255, dtype=np.uint8)
+    shown[:, 390:] = 0
+    region = fe.Region(0, 40, 400, 260)
+    # When the region is said, and what is masked in it
+    with fe.VideoSink(tmp_path / "a.mkv") as sink:
+        sink.write(make_result(), make_frame(image=screen, region=region, mask=shown))
+        sink.write(make_result(), make_frame(image=screen, region=region, captured_ns=10**8))
+    # Then the name is in neither picture, and the ruler where nothing masks it
+    _, (masked, cut) = read(tmp_path / "a.mkv")
+    assert (masked.shape[1], masked.shape[0]) == canvas_size(400, 260)
+    assert masked[:260].max() < 80
+    assert cut[:260, :388].max() < 80
+    assert cut[:260, 392:].min() > 235
+
+
+def test_a_new_video_can_be_read_by_its_owner_alone(
+    tmp_path: Path, make_result: MakeResult, make_frame: MakeFrame
+) -> None:
+    with fe.VideoSink(tmp_path / "a.mkv") as sink:
+        sink.write(make_result(), make_frame())
+    assert (tmp_path / "a.mkv").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_caption_says_plane_confidence_and_state_in_words(make_result: MakeResult) -> None:
     unsure = BrainPlaneScores(None, 0.0, {})
     assert caption(make_result()) == ("brain  75 %  trans-thalamic  50 %", "live")
     assert caption(make_result(brain_plane=unsure)) == ("brain  75 %", "live")
     withheld = make_result("out_of_domain", reason="unlike fetal ultrasound")
     assert caption(withheld) == ("no answer", "out of domain")
+
+
+def test_no_answer_is_certain(make_result: MakeResult) -> None:
+    certain = make_result(
+        plane=PlaneScores("brain", 0.999, {"brain": 0.999}),
+        brain_plane=BrainPlaneScores("trans-thalamic", 1.0, {"trans-thalamic": 1.0}),
+    )
+    assert caption(certain) == ("brain  99 %  trans-thalamic  99 %", "live")
 
 
 def test_each_state_has_its_colour_and_every_frame_the_disclaimer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,15 @@ def make_video() -> Callable[..., Path]:
         codec: str = "ffv1",
         pixel_format: str = "bgr0",
         options: dict[str, str] | None = None,
+        aspect: Fraction | None = None,
     ) -> Path:
         grey = pictures[0].ndim == 2
         with av.open(str(path), "w", options=options or {}) as container:
             stream = container.add_stream(codec, rate=25)
             stream.height, stream.width = pictures[0].shape[:2]
             stream.pix_fmt = pixel_format
+            if aspect is not None:
+                stream.codec_context.sample_aspect_ratio = aspect
             for picture in pictures:
                 frame = av.VideoFrame.from_ndarray(picture, format="gray" if grey else "rgb24")
                 container.mux(stream.encode(frame))

@@ -256,3 +256,27 @@ def test_no_password_and_no_token_survives(password, token):
 def test_no_property_of_a_pipeline_survives(password):
     pipeline = f"rtspsrc user-pw='Sec{password}Ret' ! video/x-raw,format=BGR ! appsink drop=true"
     assert pipeline_name(pipeline) == "rtspsrc ! video/x-raw ! appsink"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "p!secret",
+        "!secret!x",
+        r'"p\" ! secret ! x"',
+        r"'p\' ! secret ! x'",
+        r"p\ !\ secret",
+        '"p"!secret',
+    ],
+)
+def test_no_exclamation_mark_in_a_property_is_taken_for_a_link(value):
+    pipeline = f"rtspsrc user-pw={value} ! decodebin ! appsink"
+    assert pipeline_name(pipeline) == "rtspsrc ! decodebin ! appsink"
+
+
+def test_a_quote_that_nothing_ends_hides_the_rest():
+    assert pipeline_name("rtspsrc user-pw='p ! secret ! appsink") == "rtspsrc"
+
+
+def test_links_without_spaces_are_hidden():
+    assert pipeline_name("v4l2src!jpegdec ! appsink") == "*** ! appsink"

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from fractions import Fraction
 
 import av
 import cv2
@@ -109,6 +110,36 @@ def test_rotation_metadata_is_applied(tmp_path, make_video, moving_pictures):
         turned = source.read().image
     assert turned.flags.c_contiguous
     assert np.array_equal(turned, cv2.rotate(upright, cv2.ROTATE_90_CLOCKWISE))
+
+
+def disc(height: int, width: int, aspect: float) -> np.ndarray:
+    """A circle of 36 lines across, as it is stored in pixels of that aspect."""
+    y, x = np.mgrid[:height, :width]
+    inside = np.hypot(aspect * (x - width / 2 + 0.5), y - height / 2 + 0.5) <= 18
+    return (inside * 200).astype(np.uint8)
+
+
+# Of NTSC and PAL at 4:3, as ITU-R BT.601 samples them (rounded as encoders write it).
+@pytest.mark.parametrize(
+    ("aspect", "width"), [(Fraction(8, 9), 64), (Fraction(16, 15), 77), (Fraction(1), 72)]
+)
+@pytest.mark.parametrize("pixel_format", ["gray", "yuv420p"])
+def test_pixels_that_are_not_square_are_made_so(tmp_path, make_video, pixel_format, aspect, width):
+    pictures = [disc(48, 72, float(aspect))]
+    path = make_video(tmp_path / "a.mp4", pictures, "libx264", pixel_format, aspect=aspect)
+    with VideoSource(path) as source:
+        image = source.read().image
+    assert image.shape[:2] == (48, width)
+    seen = (image if image.ndim == 2 else image[:, :, 1]) > 100
+    across, down = (np.count_nonzero(seen.any(axis)) for axis in (0, 1))
+    assert (across, down) == pytest.approx((36, 36), abs=1)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(1, 8), Fraction(8)])
+def test_pixels_that_no_film_has_are_refused(tmp_path, make_video, moving_pictures, aspect):
+    path = make_video(tmp_path / "a.mp4", moving_pictures(1), "libx264", "yuv420p", aspect=aspect)
+    with pytest.raises(SourceError, match=r"8 times as (wide as high|high as wide)"):
+        VideoSource(path).open()
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,18 @@ def hub() -> Hub:
 
 
 @pytest.fixture
-def client(hub: Hub) -> Iterator[TestClient]:
+def exams(hub: Hub) -> Exams:
+    return Exams(hub.checklist, None)
+
+
+@pytest.fixture
+def client(hub: Hub, exams: Exams) -> Iterator[TestClient]:
     """A browser on this machine, where no token is asked for."""
     app = make_app(
         hub,
         token=None,
         port=8765,
-        new_exam=Exams(hub.checklist, None).end,
+        new_exam=exams.end,
         report=lambda: b"<!doctype html>what there is",
     )
     with TestClient(app, base_url="http://127.0.0.1:8765") as browser:

@@ -64,6 +64,8 @@ def test_the_report_holds_what_was_measured(tmp_path: Path, clip_images: list[np
             time.sleep(0.1)
     assert found is not None
     assert 190 < float(found[1]) < 210
+    # A picture that stands for itself need not be held.
+    assert 'aria-label="Brain"' in report
 
 
 def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(
@@ -71,7 +73,8 @@ def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(
 ) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
-    cv2.imwrite(str(folder / "head.png"), clip_images[200])
+    for name in "abc":
+        cv2.imwrite(str(folder / f"{name}.png"), clip_images[200])
     with viewing(folder, "--save", tmp_path / "exams") as (address, process):
         with connect(address.replace("http", "ws") + "live", open_timeout=WAIT) as page_socket:
             while True:
@@ -83,6 +86,9 @@ def test_a_recording_that_has_ended_stays_and_its_exam_is_saved(
                 if header["ended"]:
                     break
             assert header["plane"]["label"] == "brain"
+            # Of pictures none is left out, however fast they can be read.
+            report = urllib.request.urlopen(f"{address}report.html", timeout=WAIT).read().decode()
+            assert "<dd>3 live</dd>" in report
             page_socket.send(json.dumps({"do": "capture", "number": header["number"]}))
             while not isinstance(notice := page_socket.recv(timeout=WAIT), str):
                 page_socket.send('{"do": "shown"}')

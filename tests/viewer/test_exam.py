@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -10,11 +13,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from fetalclip_edge.checklist import Checklist
-from fetalclip_edge.viewer.exams import Exams
+from fetalclip_edge.viewer.exams import Ended, Exams
 from fetalclip_edge.viewer.hub import Hub
+from fetalclip_edge.viewer.wire import Moment
 
 from ..moments import frame, picture, result
-from .conftest import open_page
+from .conftest import WAIT, open_page
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -30,10 +34,11 @@ def test_a_page_captures_the_picture_that_it_shows(hub: Hub, client: TestClient)
         page.wish(do="shown")
         header = page.show_until(lambda header: any(i["captured"] for i in header["checklist"]))
     (item,) = [item for item in header["checklist"] if item["captured"]]
+    number = hub.checklist.captured()["femur"].number
     assert item == {
         "item": "femur",
         "held": 0.0,
-        "captured": {"number": 1, "score": 0.9, "by_hand": True},
+        "captured": {"number": number, "score": 0.9, "by_hand": True},
     }
     answer = client.get("/captured/femur.png")
     kept = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -97,6 +102,75 @@ def test_a_new_exam_clears_every_page(hub: Hub, client: TestClient) -> None:
     assert client.get("/captured/thorax.png").status_code == 404
 
 
+def test_a_picture_of_the_exam_before_is_not_captured_into_the_new_one(
+    hub: Hub, client: TestClient
+) -> None:
+    with open_page(client) as frozen, open_page(client) as other:
+        # Given a page that stands still, and one that shows the newest picture
+        hub.write(result("femur"), frame(1))
+        frozen.show()
+        other.show()
+        frozen.wish(do="hold", number=1)
+        # When a new exam begins
+        other.wish(do="new_exam")
+        assert other.notice() == {"notice": "New exam.", "ok": True}
+        # Then neither picture can be captured, and the next one can
+        for page in (frozen, other):
+            page.wish(do="capture", number=1)
+            assert page.notice() == {
+                "notice": "Not captured: this picture is of the exam before.",
+                "ok": False,
+            }
+        assert hub.checklist.captured() == {}
+        hub.write(result("thorax"), frame(2))
+        other.show_until(lambda header: header["number"] == 2)
+        other.wish(do="capture", number=2)
+        assert other.notice()["notice"] == "Captured: thorax."
+
+
+def test_what_is_captured_while_an_exam_ends_is_saved_or_refused(tmp_path: Path) -> None:
+    # Given an exam that takes its time to end
+    hub = Hub(Checklist())
+    begun, captured = threading.Event(), threading.Event()
+    exams = Exams(hub.checklist, tmp_path)
+
+    def end() -> Ended:
+        begun.set()
+        # It would be captured by now, were it not waited for
+        captured.wait(0.2)
+        return exams.end()
+
+    hub.checklist.capture(result("thorax"), frame(0))
+    hub.write(result("femur"), frame(1))
+    with ThreadPoolExecutor() as pool:
+        ending = pool.submit(hub.end_exam, end)
+        assert begun.wait(WAIT)
+        # When a page captures meanwhile
+        capturing = pool.submit(hub.capture, Moment(1, result("femur"), frame(1)))
+        capturing.add_done_callback(lambda _: captured.set())
+        # Then it is told that it came too late
+        assert ending.result(WAIT).words == "Saved as exam-001: 1 of 7 planes."
+        with pytest.raises(ValueError, match="of the exam before"):
+            capturing.result(WAIT)
+    assert hub.checklist.captured() == {}
+
+
+def test_an_exam_that_could_not_be_saved_can_be_added_to(
+    hub: Hub, exams: Exams, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exams").write_text("no folder")
+    monkeypatch.setattr(exams, "_folder", tmp_path / "exams")
+    hub.checklist.capture(result("thorax"), frame(0))
+    with open_page(client) as page:
+        hub.write(result("femur"), frame(1))
+        page.show()
+        page.wish(do="new_exam")
+        assert page.notice()["ok"] is False
+        page.wish(do="capture", number=1)
+        assert page.notice() == {"notice": "Captured: femur.", "ok": True}
+    assert list(hub.checklist.captured()) == ["femur", "thorax"]
+
+
 def test_the_report_is_downloaded(client: TestClient) -> None:
     answer = client.get("/report.html")
     assert answer.content == b"<!doctype html>what there is"
@@ -117,16 +191,56 @@ def test_exams_are_saved_side_by_side(tmp_path: Path) -> None:
     exams = Exams(checklist, tmp_path / "exams")
     for item in ("femur", "thorax"):
         checklist.capture(result(item), frame(0))
-        assert exams.end().endswith(": 1 of 7 planes.")
+        assert exams.end().words.endswith(": 1 of 7 planes.")
         assert checklist.captured() == {}
-    assert exams.end() == "New exam."
+    assert exams.end() == Ended("New exam.", new=True)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert written == ["exams/exam-001/femur.png", "exams/exam-002/thorax.png"]
+
+
+def test_a_saved_exam_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    checklist = Checklist()
+    checklist.capture(result("femur"), frame(0))
+    Exams(checklist, tmp_path).end()
+    modes = {
+        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")
+    }
+    assert modes == {
+        "exam-001": 0o700,
+        "exam-001/femur.png": 0o600,
+        "exam-001/checklist.json": 0o600,
+    }
+
+
+def test_an_exam_is_saved_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk that is full when the second file is written
+    checklist = Checklist()
+    checklist.capture(result("femur"), frame(0))
+    written = []
+
+    def write(path: Path, data: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path.write_bytes(data))
+
+    with monkeypatch.context() as full:
+        full.setattr("fetalclip_edge.checklist.write_whole", write)
+        ended = Exams(checklist, tmp_path).end()
+    assert ended == Ended("Not saved, so the exam goes on: No space left on device.", new=False)
+    # Then nothing of it is left
+    assert len(written) == 1
+    assert list(tmp_path.iterdir()) == []
+    # And it can be saved under the same name when there is room
+    assert Exams(checklist, tmp_path).end().words == "Saved as exam-001: 1 of 7 planes."
 
 
 def test_an_exam_that_cannot_be_saved_goes_on(tmp_path: Path) -> None:
     (tmp_path / "exams").write_text("no folder")
     checklist = Checklist()
     checklist.capture(result("femur"), frame(0))
-    assert "Not saved, so the exam goes on" in Exams(checklist, tmp_path / "exams").end()
+    ended = Exams(checklist, tmp_path / "exams").end()
+    assert "Not saved, so the exam goes on" in ended.words
+    assert not ended.new
     assert list(checklist.captured()) == ["femur"]

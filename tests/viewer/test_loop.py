@@ -39,9 +39,11 @@ def test_pictures_begin_again_too(tmp_path: Path) -> None:
     for name in ("a", "b"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((8, 8), ord(name), np.uint8))
     with LoopedSource(str(tmp_path)) as source:
-        four = itertools.islice(source, 4)
-        seen = [(frame.index, int(frame.image[0, 0])) for frame in four]
+        four = list(itertools.islice(source, 4))
+    seen = [(frame.index, int(frame.image[0, 0])) for frame in four]
     assert seen == [(0, 97), (1, 98), (2, 97), (3, 98)]
+    # By which they are shown one after the other, instead of as fast as they can be read
+    assert [frame.pts_s for frame in four] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_what_gives_no_frame_is_not_asked_for_ever(tmp_path: Path) -> None:
