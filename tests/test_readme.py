@@ -45,7 +45,7 @@ def test_commands_and_options_exist(document: str, repository: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_modules_exist(document: str, repository: Path) -> None:
     text = (repository / document).read_text(encoding="utf-8")
-    for module in re.findall(r"python -m ([a-z_.]+)", text):
+    for module in re.findall(r"python -m ([a-z0-9_.]+)", text):
         assert (repository / f"{module.replace('.', '/')}.py").is_file(), module
 
 

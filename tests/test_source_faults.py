@@ -57,7 +57,8 @@ def test_a_camera_that_never_delivers_is_stale_then_lost_and_live_when_it_does()
         deadline = time.monotonic() + WAIT
         for result in live:
             if result.state == StreamState.NO_SIGNAL:
-                assert "/dev/video0" in str(result.reason)
+                assert "no picture came" in str(result.reason)
+                assert result.source == "/dev/video0"
                 assert result.embedding.size == 0
                 # One thread waits for the driver, however often the camera is tried
                 assert sum("driver" in each.name for each in threading.enumerate()) == 1

@@ -115,7 +115,7 @@ def test_a_new_exam_is_one_for_the_stream_too(
     def show(live: fe.Stream, *_: object) -> None:
         with live:
             next(live)
-            told.append(pressed["new_exam"]())
+            told.append(pressed["new_exam"]().words)
 
     monkeypatch.setattr("fetalclip_edge.viewer.serve.show", show)
     done = command_line("view", "--port", "0")
