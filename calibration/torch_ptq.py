@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.linear_layers import is_transformer, linear_nodes
 from calibration.torch_modules import prepared
 from export.graph import Tower, export_core
 from training.models.decoder import HeadDecoder
@@ -57,6 +58,7 @@ def place_in_torch(
     method: str,
     epochs: int = 0,
     in_float: Sequence[str] = (),
+    layers: Sequence[str] = (),
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, bool]:
     """Give the convolutions and linear layers of a model quantisers.
 
@@ -67,7 +69,9 @@ def place_in_torch(
         frames: calibration set, normalised, float32 `(N, 1, S, S)`.
         method: one of `TORCH_METHODS`.
         epochs: how often the rounded model sees all frames and learns from the one in float32.
-        in_float: names of convolutions that stay in float32.
+        in_float: names of layers that stay in float32.
+        layers: names of a transformer's linear layers as another graph of the model has them, which
+            these graphs get; its attention is written in another way here.
 
     Returns:
         Q/DQ graph from normalised float32, the same in float32 before it learned, and whether it
@@ -99,6 +103,8 @@ def place_in_torch(
         rounded.eval().requires_grad_(False)
         model, core = (_exported(each, network.decoder) for each in (cast(Tower, rounded), plain))
     _pad_in_convolutions(model.graph, core.graph)
+    if is_transformer(core.graph) and layers:
+        _name_layers((model.graph, core.graph), layers)
     _leave_in_float(model, in_float)
     return model, core, learned
 
@@ -197,14 +203,31 @@ def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
     del graph.value_info[:]  # shapes that were those of padded tensors
 
 
+def _name_layers(graphs: Sequence[onnx.GraphProto], names: Sequence[str]) -> None:
+    """Call the linear layers of two graphs, rounded and in float32, as a third does."""
+    old = [node.name for node in linear_nodes(graphs[-1])]
+    if len(old) != len(names):
+        raise ValueError(
+            f"the model has {len(old)} linear layers as PyTorch writes it for modelopt, and "
+            f"{len(names)} otherwise; choose another method"
+        )
+    new = dict(zip(old, names, strict=True))
+    for graph in graphs:
+        for node in graph.node:
+            node.name = new.get(node.name, node.name)
+
+
 def _leave_in_float(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Let convolutions read what their quantisers read: weights are in float32 still."""
+    """Let layers read what their quantisers read: weights are in float32 still."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     for node in [node for node in model.graph.node if node.name in names]:
         for place in (0, 1):
-            back = made_by[node.input[place]]
+            reader, read = node, place
+            if made_by[node.input[place]].op_type == "Transpose":  # of a linear layer's weights
+                reader, read = made_by[node.input[place]], 0
+            back = made_by[reader.input[read]]
             there = made_by[back.input[0]]
-            node.input[place] = there.input[0]
+            reader.input[read] = there.input[0]
             if place:  # weights have no other readers
                 model.graph.node.remove(back)
                 model.graph.node.remove(there)
