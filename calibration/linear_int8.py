@@ -18,11 +18,12 @@ from onnx import helper, numpy_helper
 from calibration.linear_layers import LinearLayer, apart
 from calibration.smoothing import ChannelRanges, channel_ranges, smooth
 
-__all__ = ["Smoothed", "in_u8s8", "smoothed"]
+__all__ = ["LARGEST", "Smoothed", "in_u8s8", "smoothed"]
 
 Floats = NDArray[np.float32]
-_LARGEST = 64
-"""Of weights: seven bits, as `calibration.onnxruntime_int8` says why."""
+LARGEST = 64
+"""Integer that a weight becomes: seven bits, as `calibration.onnxruntime_int8` says why."""
+
 _STEPS = 255
 _MOST = 2**31 - 1
 _FLOOR, _TINY = 1e-4, 1e-12
@@ -36,11 +37,13 @@ class Smoothed:
         model: its linear layers apart, channels evened out.
         layers: its linear layers.
         ranges: name of a tensor that a layer reads -> its channels' ranges.
+        scales: name of a layer -> size of the steps of its weights, `(O,)`.
     """
 
     model: onnx.ModelProto
     layers: Sequence[LinearLayer]
     ranges: dict[str, ChannelRanges]
+    scales: dict[str, Floats]
 
 
 def smoothed(core: onnx.ModelProto, frames: Floats) -> Smoothed:
@@ -52,14 +55,26 @@ def smoothed(core: onnx.ModelProto, frames: Floats) -> Smoothed:
     """
     model, layers = apart(core)
     ranges = channel_ranges(model, [layer.given for layer in layers], frames)
-    return Smoothed(model, layers, smooth(model, layers, ranges))
+    even = smooth(model, layers, ranges)
+    constants = {c.name: c for c in model.graph.initializer}
+    scales = {layer.name: _scale(constants[layer.weights]) for layer in layers}
+    return Smoothed(model, layers, even, scales)
+
+
+def _scale(weights: onnx.TensorProto) -> Floats:
+    """Steps of weights `(K, O)`, which reach each output's largest."""
+    largest = np.abs(numpy_helper.to_array(weights)).max(axis=0)
+    # An output that is switched off must not have steps that no float32 holds.
+    least = max(_FLOOR * float(largest.max()), _TINY)
+    scale: Floats = (np.maximum(largest, least) / LARGEST).astype(np.float32)
+    return scale
 
 
 def in_u8s8(plain: Smoothed, names: Collection[str]) -> onnx.ModelProto:
     """The Q/DQ graph from normalised float32, some of its linear layers in U8S8.
 
-    Weights are rounded to the nearest of seven bits, with steps of their own for every output, and
-    the mean error of that on what the layer reads goes into its bias.
+    Weights are rounded to the nearest step, and the mean error of that on what the layer reads
+    goes into its bias.
 
     Args:
         plain: the transformer.
@@ -77,7 +92,7 @@ def in_u8s8(plain: Smoothed, names: Collection[str]) -> onnx.ModelProto:
         if layer.given not in rounded:
             before[layer.name] = _round_input(graph, layer.given, ranges)
             rounded[layer.given] = before[layer.name][-1].output[0]
-        new, read = _round_constants(graph, layer, constants, ranges)
+        new, read = _round_constants(graph, layer, constants, ranges, plain.scales[layer.name])
         before.setdefault(layer.name, []).extend(new)
         nodes[layer.name].input[:] = [rounded[layer.given], *read]
     sorted_nodes = [each for node in graph.node for each in (*before.get(node.name, ()), node)]
@@ -113,16 +128,14 @@ def _round_constants(
     layer: LinearLayer,
     constants: dict[str, onnx.TensorProto],
     ranges: ChannelRanges,
+    scale: Floats,
 ) -> tuple[list[onnx.NodeProto], list[str]]:
     """Make weights int8 and correct the bias; nodes that dequantise, and what the layer reads.
 
     The bias of a `Gemm` becomes int32, without which ONNX Runtime leaves it to floats.
     """
     weights = numpy_helper.to_array(constants[layer.weights])
-    largest = np.abs(weights).max(axis=0)
-    # An output that is switched off must not have steps that no float32 holds.
-    scale = (np.maximum(largest, max(_FLOOR * largest.max(), _TINY)) / _LARGEST).astype(np.float32)
-    integers = np.round(weights / scale).astype(np.int8)
+    integers = np.clip(np.round(weights / scale), -LARGEST, LARGEST).astype(np.int8)
     error = ranges.mean @ (integers * scale - weights)
     bias = (numpy_helper.to_array(constants[layer.bias]) - error).astype(np.float32)
     constants[layer.weights].CopyFrom(numpy_helper.from_array(integers, layer.weights))

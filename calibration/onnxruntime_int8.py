@@ -15,6 +15,7 @@ from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
 from calibration.linear_int8 import in_u8s8, smoothed
 from calibration.linear_layers import is_transformer
+from calibration.linear_rounding import fit_linear_layers
 from calibration.static import (
     CORE_INPUT,
     CORRECTED_ON,
@@ -74,7 +75,9 @@ def quantise(
     layers = demand_layers(plain.graph, in_float)
     if is_transformer(plain.graph):
         chosen = [name for name in layers if name not in in_float]
-        onnx.save(with_grey_levels(in_u8s8(smoothed(plain, given), chosen), mean, std), out)
+        even = smoothed(plain, given)
+        fit_linear_layers(even, chosen, given[:CORRECTED_ON])
+        onnx.save(with_grey_levels(in_u8s8(even, chosen), mean, std), out)
         return
     equal = equalise(plain, given[:EQUALISED_ON])
     with quiet(), tempfile.TemporaryDirectory() as work:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from calibration.linear_int8 import Smoothed, in_u8s8
+from calibration.linear_rounding import stretches
 from calibration.symmetric_int8 import Placed
 from calibration.watching import tensors_of
 from export.graph import OUTPUT
@@ -113,8 +114,7 @@ def rank_linear_layers(
         step: called after each layer.
     """
     image = plain.model.graph.input[0].name
-    norms = dict.fromkeys(layer.norm.input[0] for layer in plain.layers if layer.norm is not None)
-    streams = [name for name in norms if name != image]
+    streams = [part[0].norm.input[0] for part in stretches(plain.layers) if part[0].norm]
     rows = list(tensors_of(plain.model, [*streams, OUTPUT], {image: frames}))
     *values, expected = (np.concatenate(each) for each in zip(*rows, strict=True))
     known, waiting, found = {image: frames}, dict(zip(streams, values, strict=True)), []
