@@ -52,16 +52,16 @@ def tower(name: str) -> Tower:
 
 
 def compare(
-    model: Tower,
+    name: str,
     learned: NDArray[np.uint8],
     shown: NDArray[np.uint8],
     rounds: int,
     console: Console,
 ) -> dict[str, Any]:
-    """Quantise a tower and set INT8 beside FP32.
+    """Quantise an untrained tower and set INT8 beside FP32.
 
     Args:
-        model: the tower.
+        name: of the tower, as `tower` has it.
         learned: frames to calibrate on, uint8 `(N, 1, S, S)`.
         shown: other frames, uint8 `(M, 1, S, S)`: what is timed and compared.
         rounds: how often each graph takes its turn, one frame at a time on one thread.
@@ -70,10 +70,13 @@ def compare(
     Returns:
         Seconds of quantising, and a row a runtime and precision.
     """
-    normalisation = (model.config.mean, model.config.std)
     with tempfile.TemporaryDirectory() as work:
         core, fp32, int8 = (Path(work) / f"{name}.onnx" for name in ("core", "fp32", "int8"))
+        model = tower(name)
+        config = model.config
+        normalisation = (config.mean, config.std)
         export_core(model, core)
+        del model  # there is a gigabyte of FetalCLIP
         begin = time.perf_counter()
         with console.status(f"quantising on {len(learned)} frames"):
             quantise(core, learned, *normalisation, int8)
@@ -82,7 +85,7 @@ def compare(
         core.unlink()
         sizes = {"FP32": fp32.stat().st_size / 1e6, "INT8": int8.stat().st_size / 1e6}
         encoders = {
-            (runtime, precision): load(path, model.config.image_size)
+            (runtime, precision): load(path, config.image_size)
             for runtime, load in (("ONNX Runtime", _onnxruntime), ("OpenVINO", _openvino))
             for precision, path in (("FP32", fp32), ("INT8", int8))
         }
@@ -159,12 +162,12 @@ def main(
     """
     console = Console(stderr=True)
     try:
-        chosen = tower(model)
-        size, read = chosen.config.image_size, read_examples(data, "train")
+        read = read_examples(data, "train")
         learned = calibration_set(without_repeats(read), frames, seed=0)
         shown = read_examples(data, "test")[:32]
+        size = ModelConfig().image_size
         found = compare(
-            chosen, read_frames(learned, size), read_frames(shown, size), rounds, console
+            model, read_frames(learned, size), read_frames(shown, size), rounds, console
         )
     except (OSError, ValueError, RuntimeError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

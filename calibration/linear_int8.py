@@ -46,14 +46,15 @@ class Smoothed:
     scales: dict[str, Floats]
 
 
-def smoothed(core: onnx.ModelProto, frames: Floats) -> Smoothed:
+def smoothed(model: onnx.ModelProto, frames: Floats) -> Smoothed:
     """Set a core's linear layers apart and even out what they read.
 
     Args:
-        core: graph of a transformer, written by `export.graph.export_core`.
+        model: graph of a transformer, written by `export.graph.export_core`; it changes, for two
+            of FetalCLIP's size would be too much for many machines.
         frames: its input on the calibration set, float32 `(N, 1, S, S)`.
     """
-    model, layers = apart(core)
+    layers = apart(model)
     ranges = channel_ranges(model, [layer.given for layer in layers], frames)
     even = smooth(model, layers, ranges)
     constants = {c.name: c for c in model.graph.initializer}

@@ -66,21 +66,19 @@ def is_transformer(graph: onnx.GraphProto) -> bool:
     return len(linear_nodes(graph)) > int(convolutions)
 
 
-def apart(core: onnx.ModelProto) -> tuple[onnx.ModelProto, list[LinearLayer]]:
-    """The same function, each linear layer with weights `(K, O)` and a bias of its own.
+def apart(model: onnx.ModelProto) -> list[LinearLayer]:
+    """Give every linear layer weights `(K, O)` and a bias of its own; what it computes is the same.
 
     Exporters drop a bias of zeros, and keep equal constants once for all who read them.
 
     Args:
-        core: in float32.
+        model: graph written by `export.graph.export_core`; it changes.
 
     Returns:
-        The graph, and its linear layers in the graph's order.
+        Its linear layers, in the graph's order.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(core)
     graph = model.graph
-    constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    constants = {c.name: c for c in graph.initializer}
     wanted = [node.name for node in linear_nodes(graph)]
     biases = {name: _split(graph, name, constants) for name in wanted}
     readers = _readers(graph)
@@ -92,26 +90,28 @@ def apart(core: onnx.ModelProto) -> tuple[onnx.ModelProto, list[LinearLayer]]:
     }
     for norm in norms.values():
         for place, name in enumerate(norm.input[1:], 1):
-            norm.input[place] = _put(graph, f"{norm.name} constant {place}", constants[name])
+            norm.input[place] = _put(
+                graph, f"{norm.name} constant {place}", _values(constants[name])
+            )
     _forget_unread(graph)
     onnx.checker.check_model(model)
     nodes = {node.name: node for node in graph.node}
-    return model, [
+    return [
         LinearLayer(nodes[name], nodes[name].input[1], biases[name], norms.get(name))
         for name in wanted
     ]
 
 
-def _split(graph: onnx.GraphProto, name: str, constants: dict[str, Floats]) -> str:
+def _split(graph: onnx.GraphProto, name: str, constants: dict[str, onnx.TensorProto]) -> str:
     """Give one layer weights `(K, O)` and a bias of its own; the name of that."""
     [(place, node)] = [(i, n) for i, n in enumerate(graph.node) if n.name == name]
-    weights, bias_name = constants[node.input[1]], f"{name} bias"
+    weights, bias_name = _values(constants[node.input[1]]), f"{name} bias"
     if node.op_type == "Gemm":
         told = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         weights = (weights.T if told.get("transB") else weights) * np.float32(told.get("alpha", 1))
         bias = np.zeros(weights.shape[1], np.float32)
         if len(node.input) > _LAST_AXIS:
-            bias = bias + constants[node.input[2]] * np.float32(told.get("beta", 1))
+            bias = bias + _values(constants[node.input[2]]) * np.float32(told.get("beta", 1))
         del node.attribute[:]
         put = (_put(graph, f"{name} weights", weights), _put(graph, bias_name, bias))
         node.input[:] = [node.input[0], *put]
@@ -119,8 +119,8 @@ def _split(graph: onnx.GraphProto, name: str, constants: dict[str, Floats]) -> s
     node.input[1] = _put(graph, f"{name} weights", weights)
     after = [n for n in graph.node if node.output[0] in n.input]
     added = [c for n in after if n.op_type == "Add" for c in n.input if c in constants]
-    if len(after) == len(added) == 1 and constants[added[0]].shape == weights.shape[1:]:
-        after[0].input[:] = [node.output[0], _put(graph, bias_name, constants[added[0]])]
+    if len(after) == len(added) == 1 and list(constants[added[0]].dims) == [len(weights[0])]:
+        after[0].input[:] = [node.output[0], _put(graph, bias_name, _values(constants[added[0]]))]
         return bias_name
     _put(graph, bias_name, np.zeros(weights.shape[1], np.float32))
     product, result = f"{name} product", node.output[0]
@@ -151,6 +151,11 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
         for name in node.input:
             count[name] = count.get(name, 0) + 1
     return count
+
+
+def _values(constant: onnx.TensorProto) -> Floats:
+    values: Floats = numpy_helper.to_array(constant)
+    return values
 
 
 def _put(graph: onnx.GraphProto, name: str, values: Floats) -> str:

@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calibration.linear_layers import is_transformer, linear_nodes
+from calibration.linear_layers import linear_nodes
 from calibration.torch_modules import prepared
 from export.graph import Tower, export_core
 from training.models.decoder import HeadDecoder
@@ -70,8 +70,8 @@ def place_in_torch(
         method: one of `TORCH_METHODS`.
         epochs: how often the rounded model sees all frames and learns from the one in float32.
         in_float: names of layers that stay in float32.
-        layers: names of a transformer's linear layers as another graph of the model has them, which
-            these graphs get; its attention is written in another way here.
+        layers: names of all linear layers of a transformer in the graph that `in_float` is about;
+            none of other networks.
 
     Returns:
         Q/DQ graph from normalised float32, the same in float32 before it learned, and whether it
@@ -103,9 +103,7 @@ def place_in_torch(
         rounded.eval().requires_grad_(False)
         model, core = (_exported(each, network.decoder) for each in (cast(Tower, rounded), plain))
     _pad_in_convolutions(model.graph, core.graph)
-    if is_transformer(core.graph) and layers:
-        _name_layers((model.graph, core.graph), layers)
-    _leave_in_float(model, in_float)
+    _leave_in_float(model, _names_here(core.graph, layers, in_float))
     return model, core, learned
 
 
@@ -203,18 +201,19 @@ def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
     del graph.value_info[:]  # shapes that were those of padded tensors
 
 
-def _name_layers(graphs: Sequence[onnx.GraphProto], names: Sequence[str]) -> None:
-    """Call the linear layers of two graphs, rounded and in float32, as a third does."""
-    old = [node.name for node in linear_nodes(graphs[-1])]
-    if len(old) != len(names):
+def _names_here(
+    graph: onnx.GraphProto, layers: Sequence[str], names: Sequence[str]
+) -> Sequence[str]:
+    """Names of some of a transformer's linear layers, whose attention is written in another way."""
+    if not layers:
+        return names
+    here = [node.name for node in linear_nodes(graph)]
+    if len(here) != len(layers):
         raise ValueError(
-            f"the model has {len(old)} linear layers as PyTorch writes it for modelopt, and "
-            f"{len(names)} otherwise; choose another method"
+            f"the model has {len(here)} linear layers as PyTorch writes it for modelopt, and "
+            f"{len(layers)} otherwise; choose another method"
         )
-    new = dict(zip(old, names, strict=True))
-    for graph in graphs:
-        for node in graph.node:
-            node.name = new.get(node.name, node.name)
+    return [here[layers.index(name)] for name in names]
 
 
 def _leave_in_float(model: onnx.ModelProto, names: Sequence[str]) -> None:
