@@ -80,11 +80,8 @@ def calibrate(
     with tempfile.TemporaryDirectory() as folder:
         core, fp32 = Path(folder) / "core.onnx", Path(folder) / "fp32.onnx"
         export_core(source.tower, core)
-        whole = onnx.load(core)
-        settings = settings_for(settings, whole.graph)
-        demand_layers(whole.graph, settings.in_float)
-        plain = with_grey_levels(whole, source.config.mean, source.config.std)
-        onnx.save(plain, fp32)
+        settings = _checked(settings, core)
+        _write_fp32(core, source, fp32)
         work = Work(
             core,
             (source.config.mean, source.config.std),
@@ -130,6 +127,18 @@ def calibrate(
     titled = {family.title: report for family, report in reports.items()}
     write_report(out, titled, layers, facts, _answers(work.fp32, examples, source))
     return reports
+
+
+def _checked(settings: Settings, core: Path) -> Settings:
+    """With the method that the graph is quantised by, if graph and settings go together."""
+    graph = onnx.load(core).graph
+    demand_layers(graph, settings.in_float)
+    return settings_for(settings, graph)
+
+
+def _write_fp32(core: Path, source: Source, out: Path) -> None:
+    plain = with_grey_levels(onnx.load(core), source.config.mean, source.config.std)
+    onnx.save(plain, out)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -60,17 +60,18 @@ def _covariances(
     names = list(dict.fromkeys(layer.given for layer in layers))
     first: dict[str, Doubles] = {}
     second: dict[str, Doubles] = {}
-    count, kept = 0, []
+    count: dict[str, int] = {}
+    kept = []
     for values in tensors_of(plain.model, [*names, *stream], known):
         for name, value in zip(names, values[: len(names)], strict=True):
             rows = value.reshape(-1, value.shape[-1])
             first[name] = first.get(name, 0) + rows.sum(axis=0, dtype=np.float64)
+            count[name] = count.get(name, 0) + len(rows)
             second[name] = second.get(name, 0) + (rows.T @ rows).astype(np.float64)
-        count += len(rows)
         kept.append(values[len(names) :])
     for name in names:
-        mean = first[name] / count
-        second[name] /= count
+        mean = first[name] / count[name]
+        second[name] /= count[name]
         second[name] -= np.outer(mean, mean)
     return second, [np.concatenate(each) for each in zip(*kept, strict=True)]
 
