@@ -7,9 +7,11 @@ lose. FP32 and the U8S8 graph take turns in ONNX Runtime and OpenVINO.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,16 +74,12 @@ def compare(
     """
     with tempfile.TemporaryDirectory() as work:
         core, fp32, int8 = (Path(work) / f"{name}.onnx" for name in ("core", "fp32", "int8"))
-        model = tower(name)
-        config = model.config
-        normalisation = (config.mean, config.std)
-        export_core(model, core)
-        del model  # there is a gigabyte of FetalCLIP
+        with console.status(f"exporting {name}"):
+            config = _in_a_child(_export, name, core, fp32)
         begin = time.perf_counter()
         with console.status(f"quantising on {len(learned)} frames"):
-            quantise(core, learned, *normalisation, int8)
+            _in_a_child(quantise, core, learned, config.mean, config.std, int8)
         taken = time.perf_counter() - begin
-        onnx.save(with_grey_levels(onnx.load(core), *normalisation), fp32)
         core.unlink()
         sizes = {"FP32": fp32.stat().st_size / 1e6, "INT8": int8.stat().st_size / 1e6}
         encoders = {
@@ -117,6 +115,20 @@ def compare(
             }
         )
     return {"quantising_s": taken, "rows": rows}
+
+
+def _export(name: str, core: Path, fp32: Path) -> ModelConfig:
+    """Write the graph to quantise and the one in float32."""
+    model = tower(name)
+    export_core(model, core)
+    onnx.save(with_grey_levels(onnx.load(core), model.config.mean, model.config.std), fp32)
+    return model.config
+
+
+def _in_a_child(work: Callable[..., Any], *given: object) -> Any:
+    """In a process of its own, which gives its gigabytes back."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
 
 
 def _centred(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
@@ -158,7 +170,7 @@ def main(
 ) -> None:
     """Time a ViT's INT8 beside its FP32 on one thread, with untrained weights, on real frames.
 
-    FetalCLIP takes 12 GB of memory and some minutes.
+    FetalCLIP takes some 10 GB of memory, and half an hour where the weights are fitted on one core.
     """
     console = Console(stderr=True)
     try:
