@@ -13,7 +13,14 @@ from rich.console import Console
 
 from calibration.families import Family, write_graphs
 from calibration.gate import Gate, Judgement, judge
-from calibration.sensitivity import Sensitivity, quantised_layers, rank_layers
+from calibration.linear_int8 import smoothed
+from calibration.linear_layers import is_transformer
+from calibration.sensitivity import (
+    Sensitivity,
+    quantised_layers,
+    rank_layers,
+    rank_linear_layers,
+)
 from calibration.settings import Settings
 from calibration.static import normalised
 from calibration.symmetric_int8 import METHODS, place_quantisers
@@ -24,7 +31,7 @@ from training.progress import image_progress
 
 __all__ = ["Attempt", "Outcome", "Work", "judge_graphs", "rank", "until_it_passes"]
 
-_RANKED_ON = 32
+_RANKED_ON, _TRANSFORMERS_RANKED_ON = 32, 8
 _RANGES_ON = 64
 
 Frames = NDArray[np.uint8]
@@ -93,21 +100,39 @@ def judge_graphs(work: Work, paths: Mapping[Family, Path], gate: Gate) -> dict[F
 
 
 def rank(work: Work, settings: Settings) -> list[Sensitivity]:
-    """What each convolution of the symmetric graph costs alone, the worst first."""
+    """What each layer costs alone, the worst first.
+
+    That is a convolution of the symmetric graph, or a transformer's linear layer in the CPU's,
+    which also stands for the one that PyTorch makes of it.
+    """
     mean, std = work.normalisation
+    core = onnx.load(work.core)
+    given = normalised(work.frames[:_RANGES_ON], mean, std)
+    if is_transformer(core.graph):
+        plain = smoothed(core, given)
+        shown = normalised(_spread(work.held, _TRANSFORMERS_RANKED_ON), mean, std)
+        with image_progress(Console(stderr=True)) as progress:
+            task = progress.add_task("layers, one by one", total=len(plain.layers))
+            ranked = rank_linear_layers(plain, shown, lambda: progress.advance(task))
+        return [each for each in ranked if each.layer not in settings.in_float]
     placed = place_quantisers(
-        onnx.load(work.core),
-        normalised(work.frames[:_RANGES_ON], mean, std),
+        core,
+        given,
         255 * std,
         METHODS[0] if settings.method in TORCH_METHODS else settings.method,
         settings.in_float,
     )
-    chosen = np.linspace(0, len(work.held) - 1, min(_RANKED_ON, len(work.held))).astype(int)
-    shown = normalised(work.held[chosen], mean, std)
+    shown = normalised(_spread(work.held, _RANKED_ON), mean, std)
     with image_progress(Console(stderr=True)) as progress:
         total = len(quantised_layers(placed.model))
         task = progress.add_task("layers, one by one", total=total)
         return rank_layers(placed, shown, lambda: progress.advance(task))
+
+
+def _spread(frames: Frames, count: int) -> Frames:
+    """So many of them at most, from the first to the last."""
+    some: Frames = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)]
+    return some
 
 
 def until_it_passes(

@@ -146,9 +146,13 @@ def _input_means(
 def _mean_output(weights: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of a convolution without its bias, where its input is everywhere at its mean."""
     summed = weights.astype(np.float64).sum(axis=(2, 3))
-    depthwise = summed.shape[1] == 1
-    product: NDArray[np.float64] = summed[:, 0] * means if depthwise else summed @ means
-    return product
+    groups = len(means) // summed.shape[1]
+    if groups == 1:
+        product: NDArray[np.float64] = summed @ means
+        return product
+    # Each output reads the channels of its group; one channel may have several outputs.
+    read = np.repeat(means.reshape(groups, -1), len(summed) // groups, axis=0)
+    return np.asarray((summed * read).sum(axis=1))
 
 
 def _dequantised(

@@ -63,12 +63,12 @@ def write_graphs(
         normalisation: mean and deviation, in units of 0 to 1.
         settings: how.
         folder: for the graphs.
-        in_float: convolutions that stay in float32 besides those of the settings.
+        in_float: layers that stay in float besides those of the settings.
         families: whose graphs are wanted.
         network: the same model in PyTorch, for the methods that need it.
 
     Raises:
-        ValueError: the graph has nothing to quantise, or no such convolutions.
+        ValueError: the graph has nothing to quantise, or no such layers.
         RuntimeError: modelopt is not installed.
     """
     apart = [*settings.in_float, *in_float]

@@ -21,7 +21,7 @@ from scipy.special import softmax
 
 from calibration.attempts import Work, judge_graphs, rank, until_it_passes
 from calibration.confidence import fit_temperature
-from calibration.families import FAMILIES, GPU, Family, write_graphs
+from calibration.families import FAMILIES, Family, write_graphs
 from calibration.frames import (
     calibration_set,
     demand_planes,
@@ -32,10 +32,10 @@ from calibration.frames import (
 )
 from calibration.gate import GateError
 from calibration.report import Answers, GraphReport, write_report
-from calibration.settings import Settings, load_settings, save_settings
+from calibration.settings import Settings, load_settings, save_settings, settings_for
 from calibration.static import demand_layers
 from calibration.symmetric_int8 import METHODS
-from calibration.torch_ptq import TORCH_METHODS, Network
+from calibration.torch_ptq import Network
 from export.examples import BundleData, read_data
 from export.graph import OUTPUT, export_core, with_grey_levels
 from export.measure import Encoded, encode, one_thread_session
@@ -70,7 +70,6 @@ def calibrate(
     """
     out.mkdir(parents=True, exist_ok=True)
     source = with_patients_apart(load_source(model), data)
-    families = _families(source, settings)
     examples = read_data(data, source.held_out, source.origin.data_sha256)
     console.print(f"choosing {settings.frames} calibration frames", highlight=False)
     chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
@@ -81,9 +80,8 @@ def calibrate(
     with tempfile.TemporaryDirectory() as folder:
         core, fp32 = Path(folder) / "core.onnx", Path(folder) / "fp32.onnx"
         export_core(source.tower, core)
-        demand_layers(onnx.load(core).graph, settings.in_float)
-        plain = with_grey_levels(onnx.load(core), source.config.mean, source.config.std)
-        onnx.save(plain, fp32)
+        settings = _checked(settings, core)
+        _write_fp32(core, source, fp32)
         work = Work(
             core,
             (source.config.mean, source.config.std),
@@ -99,7 +97,6 @@ def calibrate(
         console.print(f"quantising on {len(frames)} frames", highlight=False)
         paths = write_graphs(
             *(core, frames, work.normalisation, settings, work.folder),
-            families=families,
             network=work.network,
         )
         attempts = judge_graphs(work, paths, settings.gate)
@@ -132,16 +129,16 @@ def calibrate(
     return reports
 
 
-def _families(source: Source, settings: Settings) -> tuple[Family, ...]:
-    """The runtimes whose graphs can be made."""
-    if not source.config.backbone.startswith("vit_"):
-        return FAMILIES
-    if settings.method not in TORCH_METHODS:
-        raise ValueError(
-            f"a ViT is linear layers, which {settings.method} leaves in float32; choose --method "
-            f"{', '.join(TORCH_METHODS)}"
-        )
-    return (GPU,)
+def _checked(settings: Settings, core: Path) -> Settings:
+    """With the method that the graph is quantised by, if graph and settings go together."""
+    graph = onnx.load(core).graph
+    demand_layers(graph, settings.in_float)
+    return settings_for(settings, graph)
+
+
+def _write_fp32(core: Path, source: Source, out: Path) -> None:
+    plain = with_grey_levels(onnx.load(core), source.config.mean, source.config.std)
+    onnx.save(plain, out)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -165,7 +162,8 @@ def main(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="folder written by training, or the file of MobileFetalCLIP's published weights",
+            help="folder written by training, or the file of FetalCLIP's or MobileFetalCLIP's "
+            "published weights",
         ),
     ],
     data: Annotated[Path, typer.Option(help="shards, written by training.data")],
@@ -178,7 +176,10 @@ def main(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help=f"how TensorRT's ranges are found: {', '.join(METHODS)}"),
+        typer.Option(
+            help=f"how TensorRT's ranges are found: {', '.join(METHODS)}; without it, "
+            "torch-smoothquant for a ViT, onnxruntime for other networks"
+        ),
     ] = None,
     distill_epochs: Annotated[
         int | None,
@@ -192,7 +193,7 @@ def main(
     """Quantise a trained model to INT8, and write the graphs that pass the accuracy gate.
 
     encoder.cpu.onnx is for ONNX Runtime and OpenVINO, encoder.int8.onnx for TensorRT and
-    TensorRT-RTX; a ViT has the latter alone. A graph that fails is not written: report.md says
+    TensorRT-RTX. A graph that fails is not written: report.md says
     which class and which layers lose the most, and the command ends with code 1. The settings that
     were taken are in settings.yaml, for python -m export.bundle --config.
 

@@ -13,6 +13,9 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 
 from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
+from calibration.linear_int8 import in_u8s8, smoothed
+from calibration.linear_layers import is_transformer
+from calibration.linear_rounding import fit_linear_layers
 from calibration.static import (
     CORE_INPUT,
     CORRECTED_ON,
@@ -40,9 +43,10 @@ def quantise(
 ) -> None:
     """Write the U8S8 graph of a float32 core.
 
-    Pooling, projection and what the domain alone needs stay in float32. Where the mean is a whole
-    grey level, the normalisation is the quantisation of the input, and the frame's bytes go into
-    the first convolution as they are.
+    Of a transformer `calibration.linear_int8` makes it, of other graphs what follows. Pooling,
+    projection and what the domain alone needs stay in float32. Where the mean is a whole grey
+    level, the normalisation is the quantisation of the input, and the frame's bytes go into the
+    first convolution as they are.
 
     Weights have seven bits. Processors without VNNI (AVX2 alone) add two products of uint8 and int8
     in 16 bits, where eight bits overflow and are cut off without a word; seven do not. Channels of
@@ -55,10 +59,10 @@ def quantise(
         mean: grey level, in units of 0 to 1, that becomes zero.
         std: grey levels, in units of 0 to 1, that become one.
         out: where to write.
-        in_float: names of convolutions that stay in float32.
+        in_float: names of layers that stay in float32.
 
     Raises:
-        UnsupportedGraphError: the graph has nothing to quantise, or no such convolution.
+        UnsupportedGraphError: the graph has nothing to quantise, or no such layer.
     """
     zero, unit = 255 * mean, 255 * std
     exact = abs(zero - round(zero)) < 1e-6 and 0 <= round(zero) <= 255
@@ -68,7 +72,13 @@ def quantise(
         ]
     }
     plain, given = onnx.load(core), normalised(frames, mean, std)
-    demand_layers(plain.graph, in_float)
+    layers = demand_layers(plain.graph, in_float)
+    if is_transformer(plain.graph):
+        chosen = [name for name in layers if name not in in_float]
+        even = smoothed(plain, given)
+        fit_linear_layers(even, chosen, given[:CORRECTED_ON])
+        onnx.save(with_grey_levels(in_u8s8(even, chosen), mean, std), out)
+        return
     equal = equalise(plain, given[:EQUALISED_ON])
     with quiet(), tempfile.TemporaryDirectory() as work:
         onnx.save(equal, Path(work) / "core.onnx")

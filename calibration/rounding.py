@@ -28,15 +28,15 @@ def round_weights(
 
     Returns:
         Integers `(O, K)`.
+
+    Raises:
+        ValueError: the covariance is not finite.
     """
     left = np.array(weights, dtype=np.float64)
     size = left.shape[1]
-    damped = covariance + np.eye(size) * (_DAMPING * np.mean(np.diag(covariance)) + 1e-12)
     # The inputs that vary most come first, while there is most left to make up with.
-    order = np.argsort(-np.diag(damped), kind="stable")
-    left, damped = left[:, order], damped[np.ix_(order, order)]
-    # U with inverse = U^T U: row j says how inputs after j stand in for an error at j.
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    left, upper = left[:, order], _substitutes(covariance[np.ix_(order, order)])
     rows = np.ascontiguousarray(left.T)  # of one input each
     integers = np.empty(left.shape, np.int8)
     for start in range(0, size, _BLOCK):
@@ -49,6 +49,26 @@ def round_weights(
             rows[j + 1 : stop] -= np.outer(upper[j, j + 1 : stop], errors[j - start])
         rows[stop:] -= upper[start:stop, stop:].T @ errors
     return integers
+
+
+def _substitutes(covariance: Doubles) -> Doubles:
+    """U with inverse = U^T U: row j says how inputs after j stand in for an error at j.
+
+    Inputs that hardly vary have a covariance that is little but the error of computing it, and may
+    not be positive definite. It is damped until it is, up to each weight to its nearest step.
+    """
+    level = float(np.mean(np.abs(np.diag(covariance))))
+    if not np.isfinite(level):
+        raise ValueError("what a layer reads is not finite on the calibration frames")
+    damping = _DAMPING
+    while True:
+        damped = covariance + np.eye(len(covariance)) * (damping * level + 1e-12)
+        try:
+            upper: Doubles = np.linalg.cholesky(np.linalg.inv(damped)).T
+        except np.linalg.LinAlgError:
+            damping *= 10
+        else:
+            return upper
 
 
 def patches(

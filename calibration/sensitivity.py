@@ -10,11 +10,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from calibration.linear_int8 import Smoothed, in_u8s8
+from calibration.linear_rounding import stretches
 from calibration.symmetric_int8 import Placed
 from calibration.watching import tensors_of
 from export.graph import OUTPUT
 
-__all__ = ["Sensitivity", "alone", "quantised_layers", "rank_layers"]
+__all__ = ["Sensitivity", "alone", "quantised_layers", "rank_layers", "rank_linear_layers"]
 
 Floats = NDArray[np.float32]
 
@@ -24,7 +26,7 @@ class Sensitivity:
     """What rounding one layer costs.
 
     Attributes:
-        layer: name of its convolution.
+        layer: name of its convolution, or of a transformer's linear layer.
         loss: 1 less the mean cosine with FP32 when this layer alone is in INT8.
     """
 
@@ -89,15 +91,41 @@ def rank_layers(
     Returns:
         All layers, the one that costs most first.
     """
-    expected = _embeddings(placed.core, frames)
+    given = {placed.core.graph.input[0].name: frames}
+    expected = _embeddings(placed.core, given)
     found = []
     for layer in quantised_layers(placed.model):
-        cosines = (_embeddings(alone(placed, layer), frames) * expected).sum(axis=1)
+        cosines = (_embeddings(alone(placed, layer), given) * expected).sum(axis=1)
         found.append(Sensitivity(layer, float(1 - cosines.mean())))
         step()
     return sorted(found, key=lambda each: -each.loss)
 
 
-def _embeddings(model: onnx.ModelProto, frames: Floats) -> Floats:
-    given = {model.graph.input[0].name: frames}
+def rank_linear_layers(
+    plain: Smoothed, frames: Floats, step: Callable[[], object] = lambda: None
+) -> list[Sensitivity]:
+    """The same of a transformer's linear layers, as a CPU runs them.
+
+    Each graph is run from the residual stream before its layer on: half the work.
+
+    Args:
+        plain: made by `calibration.linear_int8.smoothed`.
+        frames: of validation patients, normalised, float32 `(N, 1, S, S)`.
+        step: called after each layer.
+    """
+    image = plain.model.graph.input[0].name
+    streams = [part[0].norm.input[0] for part in stretches(plain.layers) if part[0].norm]
+    rows = list(tensors_of(plain.model, [*streams, OUTPUT], {image: frames}))
+    *values, expected = (np.concatenate(each) for each in zip(*rows, strict=True))
+    known, waiting, found = {image: frames}, dict(zip(streams, values, strict=True)), []
+    for layer in plain.layers:
+        if layer.norm is not None and layer.norm.input[0] in waiting:
+            known[layer.norm.input[0]] = waiting.pop(layer.norm.input[0])
+        cosines = (_embeddings(in_u8s8(plain, [layer.name]), known) * expected).sum(axis=1)
+        found.append(Sensitivity(layer.name, float(1 - cosines.mean())))
+        step()
+    return sorted(found, key=lambda each: -each.loss)
+
+
+def _embeddings(model: onnx.ModelProto, given: dict[str, Floats]) -> Floats:
     return np.concatenate([found for [found] in tensors_of(model, [OUTPUT], given)])

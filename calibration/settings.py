@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import yaml
 
 from calibration.gate import Gate
-from calibration.symmetric_int8 import METHODS
+from calibration.symmetric_int8 import METHODS, method_for
 from calibration.torch_ptq import TORCH_METHODS
 
-__all__ = ["Settings", "load_settings", "save_settings"]
+__all__ = ["Settings", "load_settings", "save_settings", "settings_for"]
 
 _FEWEST_FRAMES = 16
 
@@ -26,10 +27,10 @@ class Settings:
         frames: of the calibration set, at least 16.
         seed: of its choice.
         method: how the symmetric graph's ranges are found, one of
-            `calibration.symmetric_int8.METHODS`.
+            `calibration.symmetric_int8.METHODS`; None for the default of the kind of network.
         distill_epochs: how often the rounded model sees the calibration set and learns from the one
             in float32; for methods that begin with "torch".
-        in_float: names of convolutions that stay in float32.
+        in_float: names of layers that stay in float.
         layers_in_float: at most so many more of the worst stay in float until the gate passes.
         gate: the limits.
         age_validity: a bundle tells the age of heads that were not measured if at least this share
@@ -39,7 +40,7 @@ class Settings:
 
     frames: int = 256
     seed: int = 0
-    method: str = METHODS[0]
+    method: str | None = None
     distill_epochs: int = 0
     in_float: tuple[str, ...] = ()
     layers_in_float: int = 4
@@ -51,15 +52,28 @@ class Settings:
             raise ValueError(f"frames must be at least {_FEWEST_FRAMES}, not {self.frames}")
         if self.layers_in_float < 0:
             raise ValueError(f"layers_in_float must not be negative, not {self.layers_in_float}")
-        if self.method not in METHODS:
+        if self.method not in (None, *METHODS):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if not 0 <= self.age_validity <= 1:
             raise ValueError(f"age_validity must lie between 0 and 1, not {self.age_validity!r}")
         if self.distill_epochs < 0:
             raise ValueError(f"distill_epochs must not be negative, not {self.distill_epochs}")
-        if self.distill_epochs and self.method not in TORCH_METHODS:
+        if self.distill_epochs and self.method not in (None, *TORCH_METHODS):
             known = ", ".join(TORCH_METHODS)
             raise ValueError(f"distill_epochs needs a method of {known}, not {self.method}")
+
+
+def settings_for(settings: Settings, graph: onnx.GraphProto) -> Settings:
+    """The settings with the method that a graph is quantised by.
+
+    Args:
+        settings: as told.
+        graph: written by `export.graph.export_core`.
+
+    Raises:
+        ValueError: the method, or learning to be rounded, is not for such a graph.
+    """
+    return replace(settings, method=method_for(graph, settings.method))
 
 
 def load_settings(path: Path) -> Settings:
@@ -104,7 +118,7 @@ def _checked(kind: type[Any], values: object, where: str) -> dict[str, Any]:
 
 def _fits(kind: type[Any], name: str, value: object) -> bool:
     if name == "method":
-        return isinstance(value, str)
+        return value is None or isinstance(value, str)
     if name == "in_float":
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
     if name == "gate":

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 
+from calibration.linear_layers import is_transformer, linear_nodes
 from export.graph import OUTPUT, ancestors
 
 __all__ = [
@@ -73,14 +74,16 @@ def normalised(frames: NDArray[np.uint8], mean: float, std: float) -> NDArray[np
 
 
 def demand_layers(graph: onnx.GraphProto, in_float: Sequence[str] = ()) -> list[str]:
-    """Names of the convolutions that INT8 is for: those on the way to the embedding.
+    """Names of the layers that INT8 is for, all on the way to the embedding.
+
+    Of a transformer these are the linear layers, of other graphs the convolutions.
 
     Args:
         graph: written by `export.graph.export_core`.
         in_float: names of some that shall stay in float32.
 
     Raises:
-        UnsupportedGraphError: the graph is not such a one, there is no convolution, or a name is
+        UnsupportedGraphError: the graph is not such a one, there is no such layer, or a name is
             of none.
     """
     there = ([i.name for i in graph.input], OUTPUT in [o.name for o in graph.output])
@@ -89,20 +92,24 @@ def demand_layers(graph: onnx.GraphProto, in_float: Sequence[str] = ()) -> list[
             f"INT8 is made of a graph from {CORE_INPUT!r} to {OUTPUT!r}, as "
             f"export.graph.export_core writes it, not of one from {', '.join(there[0])}"
         )
-    embeds = ancestors(graph, OUTPUT)
-    layers = [n.name for n in graph.node if n.op_type == "Conv" and n.name in embeds]
+    kind, layers = "linear layer", [node.name for node in linear_nodes(graph)]
+    if not is_transformer(graph):
+        embeds = ancestors(graph, OUTPUT)
+        kind = "convolution"
+        layers = [n.name for n in graph.node if n.op_type == "Conv" and n.name in embeds]
     if not layers:
         kinds = ", ".join(sorted({node.op_type for node in graph.node}))
         raise UnsupportedGraphError(
-            f"INT8 is for convolutions, and this graph has none ({kinds}); export FP16 or FP32"
+            f"INT8 is for convolutions and linear layers, and this graph has none ({kinds}); "
+            "export FP16 or FP32"
         )
     if unknown := sorted(set(in_float) - set(layers)):
         raise UnsupportedGraphError(
-            f"the graph has no convolution {', '.join(unknown)} to leave in float; it has "
+            f"the graph has no {kind} {', '.join(unknown)} to leave in float; it has "
             f"{', '.join(layers)}"
         )
     if len(set(in_float)) == len(layers):
-        raise UnsupportedGraphError("every convolution is to stay in float: export FP16 or FP32")
+        raise UnsupportedGraphError(f"every {kind} is to stay in float: export FP16 or FP32")
     return layers
 
 

@@ -22,12 +22,14 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 
 from calibration.bias_correction import fit_convolutions
 from calibration.equalisation import equalise
+from calibration.linear_layers import is_transformer
 from calibration.modelopt_process import place_with_modelopt
 from calibration.static import (
     CORE_INPUT,
     CORRECTED_ON,
     EQUALISED_ON,
     FrameReader,
+    UnsupportedGraphError,
     demand_layers,
     left_in_float32,
     normalised,
@@ -37,7 +39,14 @@ from calibration.torch_ptq import TORCH_METHODS, Network, place_in_torch
 from export.graph import with_grey_levels
 from export.precisions import to_fp16
 
-__all__ = ["METHODS", "Placed", "place_quantisers", "quantise_symmetric", "write_symmetric"]
+__all__ = [
+    "METHODS",
+    "Placed",
+    "method_for",
+    "place_quantisers",
+    "quantise_symmetric",
+    "write_symmetric",
+]
 
 METHODS = ("onnxruntime", "modelopt-max", "modelopt-entropy", *TORCH_METHODS)
 """How ranges are found: by ONNX Runtime, or by NVIDIA's modelopt, of the graph or in PyTorch."""
@@ -72,7 +81,7 @@ def quantise_symmetric(
     mean: float,
     std: float,
     out: Path,
-    method: str = "onnxruntime",
+    method: str | None = None,
     in_float: Sequence[str] = (),
     network: Network | None = None,
     epochs: int = 0,
@@ -87,13 +96,13 @@ def quantise_symmetric(
         mean: grey level, in units of 0 to 1, that becomes zero.
         std: grey levels, in units of 0 to 1, that become one.
         out: where to write.
-        method: one of `METHODS`.
-        in_float: names of convolutions that stay in float32.
+        method: one of `METHODS`; None for the one that `method_for` chooses.
+        in_float: names of layers that stay in float.
         network: the same model in PyTorch; methods that begin with "torch" need it.
         epochs: of learning to be rounded, for these methods.
 
     Raises:
-        ValueError: the method is unknown, or the graph has nothing to quantise.
+        ValueError: the method is unknown or not for this graph, or there is nothing to quantise.
         RuntimeError: modelopt is not installed.
     """
     given = normalised(frames, mean, std)
@@ -108,7 +117,7 @@ def place_quantisers(
     core: onnx.ModelProto,
     frames: NDArray[np.float32],
     unit: float,
-    method: str = "onnxruntime",
+    method: str | None = None,
     in_float: Sequence[str] = (),
     *,
     network: Network | None = None,
@@ -122,22 +131,22 @@ def place_quantisers(
         core: graph written by `export.graph.export_core`.
         frames: calibration set, normalised, float32 `(N, 1, S, S)`.
         unit: grey levels that become one.
-        method: one of `METHODS`.
-        in_float: names of convolutions that stay in float32.
+        method: one of `METHODS`; None for the one that `method_for` chooses.
+        in_float: names of layers that stay in float.
         network: the same model in PyTorch; methods that begin with "torch" need it.
         epochs: of learning to be rounded, for these methods.
 
     Raises:
-        ValueError: the method is unknown, or the graph has nothing to quantise.
+        ValueError: the method is unknown or not for this graph, or there is nothing to quantise.
         RuntimeError: modelopt is not installed.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    demand_layers(core.graph, in_float)
+    method = method_for(core.graph, method)
+    layers = demand_layers(core.graph, in_float)
     if method in TORCH_METHODS:
         if network is None:
             raise ValueError(f"{method} needs the model in PyTorch, not its graph alone")
-        model, plain, learned = place_in_torch(network, frames, method, epochs, in_float)
+        names = layers if is_transformer(core.graph) else ()
+        model, plain, learned = place_in_torch(network, frames, method, epochs, in_float, names)
         return Placed(_finished(model, frames, unit), plain, learned)
     if epochs:
         raise ValueError(f"learning to be rounded needs one of {', '.join(TORCH_METHODS)}")
@@ -153,6 +162,30 @@ def place_quantisers(
         model = _finished(onnx.load(out), frames, unit)
     _round_again(model, equal)
     return Placed(model, equal)
+
+
+def method_for(graph: onnx.GraphProto, method: str | None = None) -> str:
+    """How the ranges of a graph are found.
+
+    Args:
+        graph: written by `export.graph.export_core`.
+        method: one of `METHODS` that is asked for; None chooses SmoothQuant in PyTorch for a
+            transformer, ONNX Runtime for others.
+
+    Raises:
+        ValueError: there is no such method, or it would leave a transformer as it is.
+    """
+    transformer = is_transformer(graph)
+    if method is None:
+        return "torch-smoothquant" if transformer else "onnxruntime"
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if transformer and method not in TORCH_METHODS:
+        raise UnsupportedGraphError(
+            f"a ViT is linear layers, which {method} leaves in float32; choose --method "
+            f"{', '.join(TORCH_METHODS)}"
+        )
+    return method
 
 
 def _finished(model: onnx.ModelProto, frames: NDArray[np.float32], unit: float) -> onnx.ModelProto:

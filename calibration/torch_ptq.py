@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.linear_layers import linear_nodes
 from calibration.torch_modules import prepared
 from export.graph import Tower, export_core
 from training.models.decoder import HeadDecoder
@@ -75,6 +76,7 @@ def place_in_torch(
     method: str,
     epochs: int = 0,
     in_float: Sequence[str] = (),
+    layers: Sequence[str] = (),
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, bool]:
     """Give the convolutions and linear layers of a model quantisers.
 
@@ -85,7 +87,9 @@ def place_in_torch(
         frames: calibration set, normalised, float32 `(N, 1, S, S)`.
         method: one of `TORCH_METHODS`.
         epochs: how often the rounded model sees all frames and learns from the one in float32.
-        in_float: names of convolutions that stay in float32.
+        in_float: names of layers that stay in float32.
+        layers: names of all linear layers of a transformer in the graph that `in_float` is about;
+            none of other networks.
 
     Returns:
         Q/DQ graph from normalised float32, the same in float32 before it learned, and whether it
@@ -98,7 +102,7 @@ def place_in_torch(
     made = network.rounded(frames, method, epochs)
     model = onnx.ModelProto()
     model.CopyFrom(made.model)
-    _leave_in_float(model, in_float)
+    _leave_in_float(model, _names_here(made.core.graph, layers, in_float))
     return model, made.core, made.learned
 
 
@@ -228,14 +232,32 @@ def _pad_in_convolutions(graph: onnx.GraphProto, core: onnx.GraphProto) -> None:
     del graph.value_info[:]  # shapes that were those of padded tensors
 
 
+def _names_here(
+    graph: onnx.GraphProto, layers: Sequence[str], names: Sequence[str]
+) -> Sequence[str]:
+    """Names of some of a transformer's linear layers, whose attention is written in another way."""
+    if not layers:
+        return names
+    here = [node.name for node in linear_nodes(graph)]
+    if len(here) != len(layers):
+        raise ValueError(
+            f"the model has {len(here)} linear layers as PyTorch writes it for modelopt, and "
+            f"{len(layers)} otherwise; choose another method"
+        )
+    return [here[layers.index(name)] for name in names]
+
+
 def _leave_in_float(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Let convolutions read what their quantisers read: weights are in float32 still."""
+    """Let layers read what their quantisers read: weights are in float32 still."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     for node in [node for node in model.graph.node if node.name in names]:
         for place in (0, 1):
-            back = made_by[node.input[place]]
+            reader, read = node, place
+            if made_by[node.input[place]].op_type == "Transpose":  # of a linear layer's weights
+                reader, read = made_by[node.input[place]], 0
+            back = made_by[reader.input[read]]
             there = made_by[back.input[0]]
-            node.input[place] = there.input[0]
+            reader.input[read] = there.input[0]
             if place:  # weights have no other readers
                 model.graph.node.remove(back)
                 model.graph.node.remove(there)

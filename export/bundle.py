@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import typer
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from calibration.frames import (
     without_repeats,
 )
 from calibration.gate import GateError
-from calibration.settings import Settings, load_settings
+from calibration.settings import Settings, load_settings, settings_for
 from calibration.torch_ptq import Network
 from export.age_bank import AgeExport, judge_ages, left_out
 from export.card import CARD, model_card
@@ -157,6 +158,7 @@ def export_bundle(
         held = _encode_both(sessions, validation, "validation")
         calibration: dict[str, Any] | None = None
         if graphs.int8:
+            settings = settings_for(settings, onnx.load(graphs.core).graph)
             to_do = Work(
                 graphs.core,
                 (release.config.mean, release.config.std),

@@ -44,19 +44,13 @@ def choose_precisions(source: Source, wanted: Sequence[str]) -> tuple[str, ...]:
             published ones.
 
     Raises:
-        ValueError: one does not exist, or cannot be made of this model.
+        ValueError: one does not exist.
     """
     if not wanted:
         return ("fp32", "fp16") if isinstance(source, PublishedSource) else ("int8", "fp16")
     for name in wanted:
         if name not in [each.value for each in Precision]:
             raise ValueError(f"precision must be int8, fp32 or fp16, not {name!r}")
-    if "int8" in wanted and source.config.backbone.startswith("vit_"):
-        raise ValueError(
-            "INT8 for ONNX Runtime leaves matrix products in float32, and a ViT is little else; "
-            "choose --precision fp32 or fp16, or make a graph for TensorRT alone: "
-            "python -m calibration.int8 --method torch-smoothquant"
-        )
     return tuple(dict.fromkeys(wanted))
 
 

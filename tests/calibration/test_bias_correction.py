@@ -9,12 +9,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from torch import nn
 
 from calibration.bias_correction import fit_convolutions
+from calibration.onnxruntime_int8 import quantise
 from calibration.static import FrameReader, quiet
-from export.graph import export_core
+from export.graph import export_core, export_module
 from training.models import ImageTower, ModelConfig
 
 
@@ -126,3 +129,36 @@ def test_a_bias_in_float_is_corrected_as_well(graphs: tuple[Path, Path]) -> None
     fit_convolutions(plain, core, normalised(mostly_black(8, 0)), 64)
     after = 1 - (run(plain, "embedding", unseen) * expected).sum(axis=1)
     assert after.mean() < 0.5 * before.mean()
+
+
+class Grouped(nn.Module):
+    """A convolution whose input channels have two outputs each, as FastViT's, and one in pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3)
+        self.doubled = nn.Conv2d(4, 8, 3, groups=4)
+        self.paired = nn.Conv2d(8, 6, 3, groups=2)
+        self.projection = nn.Linear(6, 5)
+
+    def forward(self, normalised: torch.Tensor) -> torch.Tensor:
+        maps = self.paired(self.doubled(torch.relu(self.first(normalised))))
+        return F.normalize(self.projection(maps.mean(dim=(2, 3))), dim=-1)
+
+
+def test_outputs_of_groups_keep_their_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    core, out = tmp_path / "core.onnx", tmp_path / "int8.onnx"
+    told = {"channels": 1, "size": 64, "name": "normalised", "outputs": ["embedding"]}
+    export_module(Grouped().eval(), core, **told)  # type: ignore[arg-type]
+    pictures = mostly_black(16, 0)
+    quantise(core, pictures, 127 / 255, 128 / 255, out)
+    [pool] = [n for n in onnx.load(core).graph.node if n.op_type == "ReduceMean"]
+    expected = run(onnx.load(core), pool.output[0], pictures).mean(axis=0).ravel()
+    watched = onnx.load(out)
+    [pool] = [n for n in watched.graph.node if n.op_type == "ReduceMean"]
+    del watched.graph.output[:]
+    watched.graph.output.append(helper.make_empty_tensor_value_info(pool.output[0]))
+    session = ort.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": pictures})[0].mean(axis=0).ravel()
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())

@@ -40,7 +40,7 @@ def test_what_a_file_says_is_taken_and_the_rest_keeps_its_default(tmp_path: Path
         ("gate:\n  agreement: 7", "agreement must lie between 0 and 1"),
         ("layers_in_float: -1", "must not be negative"),
         ("distill_epochs: -1", "distill_epochs must not be negative"),
-        ("distill_epochs: 2", "distill_epochs needs a method of torch-max"),
+        ("method: onnxruntime\ndistill_epochs: 2", "distill_epochs needs a method of torch-max"),
         ("- a", "must hold keys and values"),
         ("a: [", "is not YAML"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from calibration.rounding import patches, round_weights
@@ -48,3 +49,18 @@ def test_windows_are_those_of_a_convolution() -> None:
     seen = patches(image, (3, 5), [1, 0, 0, 2], [2, 1])
     found = (weights.reshape(3, -1) @ seen).reshape(expected.shape[1:])
     np.testing.assert_allclose(found, expected[0].numpy(), atol=1e-5)
+
+
+def test_a_covariance_of_rounding_errors_leaves_each_to_its_nearest_step() -> None:
+    # Given inputs that are all but constant: their covariance is noise, and not positive definite
+    noise = np.random.default_rng(3).normal(size=(6, 6)) * 1e-3
+    covariance = noise + noise.T
+    assert np.linalg.eigvalsh(covariance + 0.01 * np.eye(6) * 1e-3).min() < 0
+    weights, scale = np.random.default_rng(4).normal(size=(5, 6)), np.full(5, 0.1)
+    integers = round_weights(weights, scale, covariance, 127)
+    assert np.abs(integers * 0.1 - weights).max() < 0.1
+
+
+def test_inputs_that_are_not_finite_are_told() -> None:
+    with pytest.raises(ValueError, match="not finite on the calibration frames"):
+        round_weights(np.ones((1, 2)), np.ones(1), np.full((2, 2), np.nan), 127)

@@ -15,7 +15,8 @@ import torch
 from onnx import numpy_helper
 
 from calibration import torch_ptq
-from calibration.symmetric_int8 import quantise_symmetric
+from calibration.linear_layers import linear_nodes
+from calibration.symmetric_int8 import place_quantisers, quantise_symmetric
 from calibration.torch_modules import prepared
 from calibration.torch_ptq import TORCH_METHODS, Network, place_in_torch
 from export.engine import CAPABILITIES, compile_for
@@ -214,6 +215,35 @@ def test_a_convolution_that_is_named_stays_in_float32(
     # And it pads as it did, though in PyTorch something before it pads.
     pads = {n.name: a.ints for n in graph.node for a in n.attribute if a.name == "pads"}
     assert {n.name: a.ints for n in convolutions for a in n.attribute if a.name == "pads"} == pads
+
+
+def test_a_linear_layer_that_is_named_stays_in_float32(
+    towers: dict[str, Tower], tmp_path: Path
+) -> None:
+    # Given a name in the graph that everybody sees, where attention is written in another way
+    tower = towers["published"]
+    export_core(tower, tmp_path / "core.onnx")
+    core = onnx.load(tmp_path / "core.onnx")
+    layers = [node.name for node in linear_nodes(core.graph)]
+    given = (frames(4, tower.config.image_size).astype(np.float32) - 127) / 128
+    # When all but that one are rounded
+    told = (core, given, 128, "torch-max", layers[4:5])
+    placed = place_quantisers(*told, network=Network(tower))
+    # Then seven of the eight are, and the one that is not has the named one's weights
+    graph = placed.model.graph
+    constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    in_float = [
+        constants[node.input[0]]
+        for node in graph.node
+        if node.op_type == "Transpose" and node.input[0] in constants
+    ]
+    assert sum(c.dtype == np.int8 and c.ndim == 2 for c in constants.values()) == 7
+    [kept] = in_float
+    weights = {c.name: numpy_helper.to_array(c) for c in core.graph.initializer}
+    [node] = [node for node in core.graph.node if node.name == layers[4]]
+    expected = weights[node.input[1]]
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    np.testing.assert_array_equal(kept, expected if transposed else expected.T)
 
 
 def test_methods_of_pytorch_need_the_model(tmp_path: Path, towers: dict[str, Tower]) -> None:

@@ -170,29 +170,36 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     text = {"text_width": 32, "text_heads": 2, "text_layers": 1}
-    config = ModelConfig(embed_dim=16, backbone="vit_tiny_patch16_224", **text)
+    config = ModelConfig(image_size=160, embed_dim=16, backbone="test_vit", **text)
     held = [f"planes/{i}" for i in HELD_PATIENTS]
     save_release(folder, DualEncoder(config).eval(), {"planes_f1": 0.1}, held, Origin("pretrain"))
     return folder
 
 
-def test_a_vit_gets_a_graph_for_gpus_by_a_method_of_pytorch(
-    vit: Path, drawn: Path, tmp_path: Path
+def test_a_vit_gets_both_graphs_without_a_word_of_how(
+    vit: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "_TRANSFORMERS_RANKED_ON", 2)
     config = tmp_path / "loose.yaml"
     config.write_text(
-        "frames: 16\nmethod: torch-smoothquant\nlayers_in_float: 0\n"
+        "frames: 16\nlayers_in_float: 0\nin_float: [/backbone/blocks/blocks.0/mlp/fc1/MatMul]\n"
         "gate: {macro_f1_drop: 100, class_f1_drop: 100, agreement: 0, calibration_error_rise: 1}\n"
     )
     main(vit, drawn, tmp_path / "out", config)
-    assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["encoder.int8.onnx"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    [graph] = report["graphs"].values()
-    assert graph["cosine_mean"] > 0.99
+    assert {g["file"] for g in report["graphs"].values()} == {
+        "encoder.cpu.onnx",
+        "encoder.int8.onnx",
+    }
     assert report["calibration"]["method_of_the_symmetric_graph"] == "torch-smoothquant"
-    weights = onnx.load(tmp_path / "out" / "encoder.int8.onnx").graph.initializer
-    integers = sum(np.prod(c.dims) for c in weights if c.data_type == onnx.TensorProto.INT8)
-    assert integers > 5_000_000  # of 5.5 million
+    assert load_settings(tmp_path / "out" / "settings.yaml").method == "torch-smoothquant"
+    # 24 layers, of which one stays in float; the GPU's has the patch embedding besides
+    assert len(report["layers"]) == 23
+    for graph, rounded in zip(report["graphs"].values(), (23, 24), strict=True):
+        assert graph["cosine_mean"] > 0.99
+        weights = onnx.load(tmp_path / "out" / graph["file"]).graph.initializer
+        integers = [c for c in weights if c.data_type == onnx.TensorProto.INT8 and len(c.dims) > 1]
+        assert len(integers) == rounded
 
 
 # Bad input
@@ -261,7 +268,7 @@ def test_a_method_or_settings_that_do_not_exist_are_told(
 def test_a_method_that_leaves_a_vit_as_it_is_is_told(
     refused: Refused, drawn: Path, vit: Path
 ) -> None:
-    code, said = refused(drawn, model=vit)
+    code, said = refused(drawn, model=vit, method="onnxruntime")
     assert code == 2
     assert "which onnxruntime leaves in float32; choose --method torch-max, torch-mse" in said
 

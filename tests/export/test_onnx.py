@@ -280,8 +280,8 @@ def test_precisions_that_a_bundle_may_have(sources: dict[str, Any]) -> None:
     assert choose_precisions(sources["student"], ["fp32", "fp32"]) == ("fp32",)
     with pytest.raises(ValueError, match="precision must be int8, fp32 or fp16, not 'int4'"):
         choose_precisions(sources["student"], ["int4"])
-    with pytest.raises(ValueError, match="a ViT is little else"):
-        choose_precisions(sources["fetalclip"], ["int8"])
+    assert choose_precisions(sources["fetalclip"], []) == ("fp32", "fp16")
+    assert choose_precisions(sources["fetalclip"], ["int8", "fp16"]) == ("int8", "fp16")
 
 
 def told(words: list[str]) -> tuple[int, str]:
