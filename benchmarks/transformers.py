@@ -170,7 +170,7 @@ def main(
 ) -> None:
     """Time a ViT's INT8 beside its FP32 on one thread, with untrained weights, on real frames.
 
-    FetalCLIP takes some 10 GB of memory, and half an hour where the weights are fitted on one core.
+    FetalCLIP takes 12 GB of memory and, on one core, half an hour.
     """
     console = Console(stderr=True)
     try:
