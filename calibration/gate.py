@@ -79,12 +79,12 @@ class Judgement:
         macro_f1: task -> of FP32 and of the graph, 0 to 1.
         class_f1: task -> class -> of FP32 and of the graph, 0 to 1.
         agreement: task -> share of frames with FP32's answer.
-        least_drop: "macro" or a brain sub-plane -> how far its F1 falls at least, the lower end
-            of the 95 % interval (2,000 bootstraps over images); negative where it may rise.
         cosine_mean, cosine_p01: of the embeddings with FP32's.
-        other_cosines: another output -> mean cosine with FP32's.
         calibration_error: of the planes, of FP32 and of the graph, each at its own temperature.
         failures: what is beyond the limits, in words; empty when it passes.
+        least_drop: "macro" or a brain sub-plane -> how far its F1 falls at least, the lower end
+            of the 95 % interval (2,000 bootstraps over images); negative where it may rise.
+        other_cosines: another output -> mean cosine with FP32's.
     """
 
     macro_f1: dict[str, tuple[float, float]]
@@ -93,9 +93,9 @@ class Judgement:
     cosine_mean: float
     cosine_p01: float
     calibration_error: tuple[float, float]
+    failures: list[str] = field(default_factory=list)
     least_drop: dict[str, float] = field(default_factory=dict)
     other_cosines: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:

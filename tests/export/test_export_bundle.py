@@ -324,11 +324,12 @@ def test_the_gate_sees_both_precisions_of_the_validation_patients(
     monkeypatch.setattr(attempts, "judge", look)
     export_bundle(run, drawn, tmp_path / "out", name="a", version="1", console=quiet())
     assert len(seen) == 2  # one graph of each family of runtimes
-    assert not np.array_equal(seen[0][1], seen[1][1])
+    assert not np.array_equal(seen[0][1]["embedding"], seen[1][1]["embedding"])
     for fp32, int8, examples, prompts, gate in seen:
         assert {example.group for example in examples} <= load_release(run).held_out
-        assert fp32.shape == int8.shape == (len(examples), 16)
-        assert not np.array_equal(fp32, int8)
+        assert set(fp32) == set(int8) == {"embedding", "domain_features"}
+        assert fp32["embedding"].shape == int8["embedding"].shape == (len(examples), 16)
+        assert not np.array_equal(fp32["embedding"], int8["embedding"])
         assert set(prompts) == {"planes", "brain_planes"}
         assert gate == Gate()
 

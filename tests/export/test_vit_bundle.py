@@ -69,4 +69,4 @@ def test_the_sdk_runs_it_as_float32_would(bundle: Path, backend: str) -> None:
     reference = model.bundle.reference()
     assert reference is not None
     found = [model.backend.encode(frame[None])["embedding"][0] for frame in reference.frames]
-    assert (np.stack(found) * reference.embeddings).sum(axis=1).min() > 0.99
+    assert (np.stack(found) * reference.outputs["embedding"]).sum(axis=1).min() > 0.99
