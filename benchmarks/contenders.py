@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 from fetalclip_edge.backends import BACKENDS, load_backend
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError
+from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
 
-__all__ = ["PUBLISHED_MODELS", "Contender", "from_bundle", "published"]
+__all__ = [
+    "EMBEDDING_ALONE",
+    "PUBLISHED_MODELS",
+    "Contender",
+    "embedding_alone",
+    "from_bundle",
+    "published",
+]
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -28,6 +36,10 @@ PUBLISHED_MODELS = {
     "fetalclip": ("FetalCLIP ViT-L/14", 224),
 }
 """Name -> title and side of the input; with random weights, for which speed is the same."""
+
+
+EMBEDDING_ALONE = ", embedding alone"
+"""What the titles of graphs without the map of the head end in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,30 @@ def from_bundle(folder: Path, threads: int) -> tuple[list[Contender], dict[str, 
         if backend not in BACKENDS:
             left_out[f"{bundle.name}, {backend}"] = "this version has no such backend"
     return found, left_out
+
+
+def embedding_alone(folder: Path, graphs: Path) -> list[Contender]:
+    """A bundle's graphs for ONNX Runtime, cut to what the published models give: the embedding.
+
+    Args:
+        folder: of the bundle; one whose graphs give no map of the head has none to cut.
+        graphs: folder for them.
+    """
+    import onnx
+    from onnx.utils import Extractor
+
+    bundle = ModelBundle.load(folder)
+    found = []
+    for precision in bundle.graphs.get("onnxruntime", {}):
+        model = onnx.load_from_string(bundle.graph("onnxruntime", precision))
+        if HEAD_OUTPUT not in [output.name for output in model.graph.output]:
+            continue
+        graphs.mkdir(parents=True, exist_ok=True)
+        path = graphs / f"{bundle.name}.embedding.{precision}.onnx"
+        onnx.save(Extractor(model).extract_model(["image"], ["embedding"]), path)
+        title, size = bundle.name + EMBEDDING_ALONE, bundle.preprocess.size
+        found.append(Contender(title, "onnxruntime", precision, size, str(path)))
+    return found
 
 
 def published(name: str, graphs: Path) -> list[Contender]:

@@ -18,7 +18,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.contenders import PUBLISHED_MODELS, Contender, from_bundle, published
+from benchmarks.contenders import (
+    PUBLISHED_MODELS,
+    Contender,
+    embedding_alone,
+    from_bundle,
+    published,
+)
 from benchmarks.timing import Timings, interleave, machine, table
 
 __all__ = ["compare", "in_a_child", "markdown", "measure"]
@@ -174,6 +180,7 @@ def main(
 ) -> None:
     """Time a bundle's graphs beside the published models' architectures.
 
+    Those with a map of the head also without it, as the published models give an embedding alone.
     FetalCLIP is exported first, where --graphs lacks it: some minutes and 12 GB of memory.
     """
     console = Console(stderr=True)
@@ -183,6 +190,7 @@ def main(
         if unknown := [name for name in names if name not in PUBLISHED_MODELS]:
             raise ValueError(f"--model must be {' or '.join(PUBLISHED_MODELS)}, not {unknown[0]}")
         contenders, left_out = from_bundle(bundle, threads)
+        contenders += embedding_alone(bundle, graphs)
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
             with console.status(f"exporting {name}"):

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import Console
 
+from benchmarks.contenders import EMBEDDING_ALONE
+
 __all__ = ["Point", "draw", "read_points"]
 
 _TITLES = {
@@ -79,6 +81,7 @@ def read_points(encoder: Path, retention: Path) -> list[Point]:
             scores.get(_text(row, "name", encoder)),
         )
         for row in _rows(encoder)
+        if not _text(row, "model", encoder).endswith(EMBEDDING_ALONE)
     ]
     if not any(point.macro_f1 is not None for point in points):
         raise ValueError(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import benchmarks.encoder as encoder
 import benchmarks.retention as retention
 import fetalclip_edge as fe
-from benchmarks.contenders import Contender, from_bundle
+from benchmarks.contenders import Contender, embedding_alone, from_bundle
 from benchmarks.timing import Timings
 from fetalclip_edge.bundle import DEFAULT_BUNDLE, ModelBundle
 from fetalclip_edge.results import BRAIN_PLANES
@@ -62,6 +62,19 @@ def test_graphs_of_backends_that_are_not_here_are_told(
     assert all(one.runtime != "abacus" for one in found)
     [why] = [why for name, why in left_out.items() if "abacus" in name]
     assert "no such backend" in why
+
+
+def test_a_graph_without_the_map_of_the_head_gives_the_same_embeddings(
+    shipped: Contender, tmp_path: Path
+) -> None:
+    [alone] = embedding_alone(DEFAULT_BUNDLE, tmp_path / "graphs")
+    assert alone.model == "fetalclip-edge-student, embedding alone"
+    assert (alone.runtime, alone.precision) == ("onnxruntime", "int8")
+    frames = shipped.frames(2)
+    wanted = shipped.load(threads=1)(frames)
+    np.testing.assert_allclose(alone.load(threads=1)(frames), wanted, atol=1e-6)
+    # The decoder of the head takes more than a megabyte.
+    assert alone.size_mb() < shipped.size_mb() - 1
 
 
 def test_a_process_of_its_own_tells_time_and_memory(shipped: Contender) -> None:
