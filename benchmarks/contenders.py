@@ -7,7 +7,7 @@ that of its runtime.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fetalclip_edge.backends import BACKENDS, load_backend
+from fetalclip_edge.backends.openvino import cpu_options
+from fetalclip_edge.backends.openvino import import_runtime as import_openvino
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError
 from fetalclip_edge.tasks.biometry import HEAD_OUTPUT
@@ -24,8 +26,10 @@ __all__ = [
     "EMBEDDING_ALONE",
     "PUBLISHED_MODELS",
     "Contender",
+    "Encode",
     "embedding_alone",
     "from_bundle",
+    "in_openvino",
     "published",
 ]
 
@@ -187,6 +191,28 @@ def _in_onnxruntime(path: str, threads: int) -> Encode:
     def encode(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = session.run(["embedding"], {"image": frames})[0]
         return found
+
+    return encode
+
+
+def in_openvino(model: Any, shape: Sequence[int], threads: int) -> Encode:
+    """A graph in OpenVINO, compiled as the SDK does it.
+
+    Args:
+        model: the graph's file, or OpenVINO's own model.
+        shape: of what it is given each time, `(N, 1, S, S)`.
+        threads: of the CPU.
+    """
+    core = import_openvino().Core()
+    if isinstance(model, Path):
+        model = core.read_model(model)
+    model.reshape(list(shape))
+    request = core.compile_model(model, "CPU", cpu_options(threads)).create_infer_request()
+
+    def encode(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request.infer([frames], share_inputs=True, share_outputs=True)
+        found: NDArray[np.float32] = request.get_tensor("embedding").data
+        return found.copy()
 
     return encode
 

@@ -29,6 +29,7 @@ from rich.console import Console
 from fetalclip_edge.backends.tensorrt import TensorRTBackend
 from fetalclip_edge.backends.tensorrt_rtx import TensorRTRTXBackend
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.cosines import row_cosines
 from fetalclip_edge.demo import DEMO_CLIP
 from fetalclip_edge.engines.build import MAX_BATCH, compile_engine, make_log
 from fetalclip_edge.engines.cuda import Cuda
@@ -222,8 +223,7 @@ def _latency(run: Callable[[], object]) -> dict[str, float]:
 
 
 def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str, float]:
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosines = np.sum(one * other, axis=1) / lengths
+    cosines = row_cosines(one, other)
     return {"mean": float(cosines.mean()), "min": float(cosines.min())}
 
 

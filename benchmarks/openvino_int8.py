@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +17,14 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.contenders import Encode, in_openvino
 from benchmarks.timing import interleave, machine, table
 from calibration.frames import calibration_set, read_frames, without_repeats
 from calibration.settings import Settings
 from fetalclip_edge.backends import Backend, load_backend
+from fetalclip_edge.backends.openvino import import_runtime
 from fetalclip_edge.bundle import ModelBundle
+from fetalclip_edge.cosines import row_cosines
 from fetalclip_edge.errors import BackendError
 from training.datasets import Example
 from training.shards import read_examples
@@ -29,8 +32,6 @@ from training.shards import read_examples
 __all__ = ["compare", "nncf_encoder"]
 
 _COMPARED_ON = 64
-
-Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def nncf_encoder(graph: bytes, frames: NDArray[np.uint8], threads: int) -> Encode:
@@ -48,28 +49,12 @@ def nncf_encoder(graph: bytes, frames: NDArray[np.uint8], threads: int) -> Encod
         nncf = importlib.import_module("nncf")
     except ImportError as error:
         raise RuntimeError(f"this compares with NNCF: pip install nncf ({error})") from error
-    openvino = importlib.import_module("openvino")
-    core = openvino.Core()
     quantised = nncf.quantize(
-        core.read_model(graph),
+        import_runtime().Core().read_model(graph),
         nncf.Dataset([frame[None] for frame in frames]),
         subset_size=len(frames),
     )
-    quantised.reshape([1, *frames.shape[1:]])
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    request = core.compile_model(quantised, "CPU", options).create_infer_request()
-
-    def encode(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        request.infer([image], share_inputs=True, share_outputs=True)
-        found: NDArray[np.float32] = request.get_tensor("embedding").data
-        return found
-
-    return encode
+    return in_openvino(quantised, (1, *frames.shape[1:]), threads)
 
 
 def compare(
@@ -87,7 +72,7 @@ def compare(
         with the first's embeddings.
     """
     outputs = {
-        name: _unit(np.concatenate([encode(frame[None]).copy() for frame in frames]))
+        name: np.concatenate([encode(frame[None]) for frame in frames])
         for name, encode in encoders.items()
     }
     turns = {name: (lambda encode=encode: encode(frames[:1])) for name, encode in encoders.items()}
@@ -97,7 +82,7 @@ def compare(
         name: {
             **times[name].to_dict(),
             "times_as_fast": times[first].ratio_to(times[name]),
-            "cosine": float((outputs[first] * outputs[name]).sum(axis=1).mean()),
+            "cosine": float(row_cosines(outputs[first], outputs[name]).mean()),
         }
         for name in encoders
     }
@@ -105,12 +90,6 @@ def compare(
 
 def _encoder(backend: Backend) -> Encode:
     return lambda image: backend.encode(image)["embedding"]
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """NNCF rounds the division by the embedding's length, too."""
-    lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / lengths
 
 
 def _frames(data: Path, bundle: ModelBundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

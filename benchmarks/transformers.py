@@ -18,25 +18,24 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.contenders import Encode, in_openvino
 from benchmarks.timing import interleave, machine, table
 from calibration.frames import calibration_set, read_frames, without_repeats
 from calibration.onnxruntime_int8 import quantise
 from export.graph import INPUT, OUTPUT, Tower, export_core, with_grey_levels
+from export.measure import one_thread_session
 from export.published import PublishedTower
-from fetalclip_edge.backends.openvino import import_runtime
+from fetalclip_edge.cosines import row_cosines
 from training.models import ImageTower, ModelConfig
 from training.models.untrained import untrained_model
 from training.shards import read_examples
 
 __all__ = ["compare", "tower"]
-
-Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def tower(name: str) -> Tower:
@@ -101,7 +100,7 @@ def compare(
     for runtime, precision in encoders:
         own, plain = times[f"{runtime} {precision}"], times[f"{runtime} FP32"]
         wanted, found = embeddings["ONNX Runtime", "FP32"], embeddings[runtime, precision]
-        cosines = (wanted * found).sum(axis=1)
+        cosines = row_cosines(wanted, found)
         rows.append(
             {
                 "runtime": runtime,
@@ -134,29 +133,16 @@ def _in_a_child(work: Callable[..., Any], *given: object) -> Any:
 def _centred(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     """Mean cosine of what sets each frame apart from the mean of all."""
     centre = wanted.mean(axis=0)
-    one, two = wanted - centre, found - centre
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    return float(((one * two).sum(axis=1) / lengths).mean())
+    return float(row_cosines(wanted - centre, found - centre).mean())
 
 
-def _onnxruntime(path: Path, size: int) -> Encode:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _onnxruntime(path: Path, _size: int) -> Encode:
+    session = one_thread_session(path)
     return lambda frames: np.asarray(session.run([OUTPUT], {INPUT: frames})[0])
 
 
 def _openvino(path: Path, size: int) -> Encode:
-    core = import_runtime().Core()
-    model = core.read_model(str(path))
-    model.reshape([1, 1, size, size])
-    options = {
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = core.compile_model(model, "CPU", options)
-    return lambda frames: np.asarray(compiled([frames])[OUTPUT]).copy()
+    return in_openvino(path, (1, 1, size, size), threads=1)
 
 
 def main(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph import INPUT, OUTPUT, Tower, core_module
+from fetalclip_edge.cosines import row_cosines
 from training.models.decoder import HeadDecoder
 
 __all__ = ["BATCHES", "LEAST_COSINE", "Parity", "ParityError", "check_parity"]
@@ -86,7 +87,7 @@ def check_parity(
         ) from error
     found = [_run(session, inputs, batch) for batch in BATCHES]
     cosines = {
-        name: np.concatenate([_cosines(each[name], wanted[name]) for each in found])
+        name: np.concatenate([row_cosines(each[name], wanted[name]) for each in found])
         for name in wanted
     }
     others = {name: float(each.mean()) for name, each in cosines.items() if name != OUTPUT}
@@ -145,10 +146,3 @@ def _run(
                 raise ParityError(f"the graph's output {name} is not finite on a real frame")
             rows[name].append(values.astype(np.float64))
     return {name: np.concatenate(each) for name, each in rows.items()}
-
-
-def _cosines(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    found, wanted = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosines: NDArray[np.float64] = (found * wanted).sum(axis=1) / lengths
-    return cosines

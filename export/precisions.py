@@ -77,7 +77,7 @@ def to_fp16(path: Path, frames: NDArray[np.generic]) -> onnx.ModelProto:
         ) from error
     apart = _kept_in_float32(onnx.load(path).graph)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        if sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) > _LARGE_BYTES:
+        if path.stat().st_size > _LARGE_BYTES:
             path, frames = _weights_beside(path, Path(folder)), frames[:_FEWEST]
         calibration = Path(folder) / "frames.npz"
         np.savez(calibration, allow_pickle=False, **{INPUT: frames})

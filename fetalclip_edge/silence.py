@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from fetalclip_edge.mailbox import Silence
@@ -32,7 +34,9 @@ def _without_name(error: str, source: str) -> str:
     # It may be a patient's, and who shows a reason need not mean to show that.
     if not source:
         return error
-    return error.replace(f"{source}: ", "").replace(source, "the source")
+    # A whole word: a short one is a part of others, too.
+    name = rf"(?<!\w){re.escape(source)}(?!\w)"
+    return re.sub(name, "the source", error.removeprefix(f"{source}: "))
 
 
 def no_answer(state: StreamState, reason: str, source: str) -> Result:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fetalclip_edge.backends import BACKENDS, Backend, load_backend
 from fetalclip_edge.backends.tuned import Measured, installed_version, remember
 from fetalclip_edge.bundle import REFERENCE, ModelBundle
+from fetalclip_edge.cosines import row_cosines
 from fetalclip_edge.errors import BackendError, BundleError
 from fetalclip_edge.preprocess import Preprocessor
 
@@ -198,19 +199,15 @@ def _least_cosine(
     found = [backend.encode(one) for one in inputs]
     if missing := sorted(set(expected) - set(found[0])):
         raise BackendError(f"{backend.name} gives no {', '.join(missing)}, as the model does")
-    least = (np.inf, "")
+    means = {}
     for name, wanted in expected.items():
-        one = np.concatenate([each[name] for each in found]).reshape(len(wanted), -1)
-        other = wanted.reshape(len(wanted), -1)
-        if one.shape != other.shape:
+        one = np.concatenate([each[name] for each in found])
+        if one.shape != wanted.shape:
             raise BackendError(f"{backend.name} gives a {name} of another shape than the model")
-        products = np.sum(one.astype(np.float64) * other, axis=1)
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = float(np.mean(products / lengths))
-        if not cosine >= least[0]:  # what is no number passes no gate
-            least = (cosine, name)
-    return least
+        means[name] = float(row_cosines(one, wanted).mean())
+    # What is no number is the furthest of all.
+    furthest = min(means, key=lambda name: (not np.isnan(means[name]), means[name]))
+    return means[furthest], furthest
 
 
 def _take_turns(

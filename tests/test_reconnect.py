@@ -148,6 +148,12 @@ def test_the_reason_for_silence_does_not_name_the_source(error: str, cause: str)
     assert "Doe" not in silent.reason
 
 
+def test_a_short_name_is_not_taken_out_of_other_words() -> None:
+    lost = Silence(SourceError("0: no picture came for 0 or 10 s"))
+    silent = answer_to_silence(lost, "0", 1.0)
+    assert silent.reason == ("looking for the source again: no picture came for the source or 10 s")
+
+
 def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None:
     go_on = threading.Event()
     device = Device([[1, go_on, 1]])
@@ -164,19 +170,20 @@ def test_a_source_that_gives_nothing_is_stale_until_it_gives_something() -> None
 
 
 def test_a_picture_that_grew_old_while_the_consumer_was_away_is_not_answered() -> None:
-    # Given a device that hangs after its third picture, and a consumer that comes late for it
+    # Given a device that hangs after its third picture, a second ago, and a late consumer
     go_on, hung = threading.Event(), threading.Event()
 
     class Hanging(Device):
         def read(self) -> Frame | None:
             if self._index == 2:
                 hung.set()
-            return super().read()
+            frame = super().read()
+            early = frame is not None and frame.index < 3
+            return replace(frame, captured_ns=frame.captured_ns - 10**9) if early else frame
 
     device = Hanging([[3, go_on, 1]])
     with fe.stream(device, model=LiveModel(), max_staleness=0.4) as live:  # type: ignore[arg-type]
         assert hung.wait(WAIT)
-        time.sleep(0.45)
         late = next(live)
         go_on.set()
         while (again := next(live)).state == StreamState.STALE:

@@ -7,8 +7,7 @@ import hashlib
 import importlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,8 +51,9 @@ class EngineBackend(Backend):
         self._trt, self._cuda = self._open()
         self.version = str(self._trt.__version__)
         self.device = self._cuda.gpu.name
+        self._failing = _Named(f"{self.module} {self.version} failed")
         path = bundle.folder / bundle.graphs[self.name][self.precision]
-        with _named(f"{self.module} {self.version} cannot run {path}"):
+        with _Named(f"{self.module} {self.version} cannot run {path}"):
             self._prepare(bundle, path)
 
     def encode(
@@ -66,7 +66,7 @@ class EngineBackend(Backend):
                 name: np.empty((len(inputs), *shape), np.float32)
                 for name, shape in self.signature.outputs.items()
             }
-        with _named(f"{self.module} {self.version} failed"):
+        with self._failing:
             for start in range(0, len(inputs), self._layout.most):
                 part = slice(start, start + self._layout.most)
                 self._run(inputs[part], {name: a[part] for name, a in out.items()})
@@ -96,7 +96,7 @@ class EngineBackend(Backend):
         """
         precision = bundle.precision(cls.name, precision)
         trt, cuda = cls._open()
-        with _named(f"{cls.module} {trt.__version__} cannot compile {bundle.name} {precision}"):
+        with _Named(f"{cls.module} {trt.__version__} cannot compile {bundle.name} {precision}"):
             return cls._compile(trt, cuda, bundle, precision, progress, cache or EngineCache())[0]
 
     @classmethod
@@ -269,12 +269,15 @@ class EngineBackend(Backend):
         return session, is_new
 
 
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """TensorRT's bindings raise what pybind11 does, such as a TypeError for a null pointer."""
-    try:
-        yield
-    except FetalCLIPEdgeError:
-        raise
-    except Exception as error:
-        raise BackendError(f"{what}: {type(error).__name__}: {error}") from error
+class _Named:
+    """Gives what TensorRT's bindings raise a name: pybind11's, such as a TypeError for null."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FetalCLIPEdgeError):
+            raise BackendError(f"{self._what}: {type(error).__name__}: {error}") from error

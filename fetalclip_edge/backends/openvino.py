@@ -17,7 +17,7 @@ from fetalclip_edge.backends.signature import Signature, blank_frame
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BackendUnavailableError
 
-__all__ = ["OpenVINOBackend", "import_runtime"]
+__all__ = ["OpenVINOBackend", "cpu_options", "import_runtime"]
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -47,15 +47,7 @@ class OpenVINOBackend(Backend):
         path = bundle.folder / bundle.graphs[self.name][self.precision]
         self.version = self._runtime.__version__.partition("-")[0]
         self.device = "cpu"
-        self._options = {
-            "INFERENCE_NUM_THREADS": threads,
-            # One stream computes in the calling thread; more would hand each frame to another.
-            "NUM_STREAMS": 1,
-            # Pinned threads of two programs would share one core and leave the others idle.
-            "ENABLE_CPU_PINNING": False,
-            # Otherwise float32 becomes BF16, unasked, on processors that have it.
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
+        self._options = cpu_options(threads)
         blank = blank_frame(bundle)
         try:
             self._core = _core(self._runtime)
@@ -148,6 +140,19 @@ class _Worker:
         self._request.set_input_tensor(self._tensor(inputs))
         self._request.infer(share_outputs=True)
         return {n: self._request.get_tensor(o).data.copy() for n, o in self._outputs.items()}
+
+
+def cpu_options(threads: int) -> dict[str, Any]:
+    """How OpenVINO compiles a graph for one stream on the CPU."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        # One stream computes in the calling thread; more would hand each frame to another.
+        "NUM_STREAMS": 1,
+        # Pinned threads of two programs would share one core and leave the others idle.
+        "ENABLE_CPU_PINNING": False,
+        # Otherwise float32 becomes BF16, unasked, on processors that have it.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
 
 
 def import_runtime() -> Any:

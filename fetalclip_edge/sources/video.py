@@ -170,7 +170,7 @@ class VideoSource(Source):
             container.close()
             raise SourceError(f"{self.name}: holds no video that this FFmpeg can decode")
         stream = container.streams.video[0]
-        aspect = _aspect(stream)
+        aspect = float(stream.sample_aspect_ratio or 1)  # where nothing is said
         if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
             container.close()
             times = f"{max(aspect, 1 / aspect):g} times as "
@@ -184,13 +184,13 @@ class VideoSource(Source):
         if stream.codec_context.name == "mjpeg":
             # Or the part of a picture that is missing is filled up, and nobody is told.
             stream.codec_context.options = {"err_detect": "explode"}
-        return _Decoding(container, live=self.live), container.close
+        return _Decoding(container, aspect, live=self.live), container.close
 
 
 class _Decoding:
     """An open container and how far it has been decoded."""
 
-    def __init__(self, container: Any, *, live: bool) -> None:
+    def __init__(self, container: Any, aspect: float, *, live: bool) -> None:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate
         self.frame_rate = float(rate) if rate else None
@@ -201,7 +201,7 @@ class _Decoding:
         self._index = -1
         self._declared_end_s = None if live else _declared_end_s(container, stream)
         self._live, self._damaged = live, False
-        self._aspect = _aspect(stream)
+        self._aspect = aspect
         self._end_s = 0.0
 
     def next_frame(self, name: str) -> Frame | None:
@@ -256,11 +256,6 @@ def _declared_end_s(container: Any, stream: Any) -> float | None:
     if "matroska" in names and container.duration and len(container.streams) == 1:
         return float(container.duration / av.time_base)
     return None
-
-
-def _aspect(stream: Any) -> float:
-    """Width of a pixel by its height; 1 where nothing is said."""
-    return float(stream.sample_aspect_ratio or 1)
 
 
 def _to_array(picture: Any, aspect: float = 1.0) -> NDArray[np.uint8]:

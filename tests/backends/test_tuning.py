@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fetalclip_edge.backends import load_backend, load_with_choice
+from fetalclip_edge.backends import Backend, load_backend, load_with_choice
 from fetalclip_edge.bundle import ModelBundle
 from fetalclip_edge.errors import BackendError, BundleError
 from fetalclip_edge.tuning import graphs_to_try, remember_tuning, tune
@@ -119,6 +119,29 @@ def test_a_graph_is_dropped_for_any_output_that_strays(
     assert tune(good, rounds=1).fastest.mean_cosine == pytest.approx(1, abs=1e-4)
     with pytest.raises(BackendError, match=r"mean cosine of brightness with float32 is -1\.0000"):
         tune(bad, rounds=1)
+
+
+def test_an_output_that_is_no_number_is_not_hidden_by_others(
+    make_tunable: MakeTunable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given embeddings that are no numbers beside a brightness that is right
+    graphs = {"onnxruntime": {"fp32": "linear.onnx"}}
+    reference = make_tunable(graphs).reference()
+    assert reference is not None
+    mean = reference.frames.reshape(6, -1).mean(axis=1, keepdims=True).astype(np.float32)
+    tensors = {"frames": reference.frames, "embeddings": reference.outputs["embedding"]}
+    more = {"reference.safetensors": save({**tensors, "brightness": mean})}
+    bundle = make_tunable(graphs, more)
+    kind = type(load_backend(bundle, "onnxruntime"))
+    encode = kind.encode
+
+    def broken(self: Backend, inputs: NDArray[Any], out: Any = None) -> Any:
+        found = encode(self, inputs, out)
+        return {**found, "embedding": np.full_like(found["embedding"], np.nan)}
+
+    monkeypatch.setattr(kind, "encode", broken)
+    with pytest.raises(BackendError, match="mean cosine of embedding with float32 is nan"):
+        tune(bundle, rounds=1)
 
 
 def test_a_graph_that_lacks_an_output_is_dropped(make_tunable: MakeTunable) -> None:

@@ -17,9 +17,9 @@ AXES = np.eye(9, dtype=np.float32)
 PROMPTS = {"planes": AXES[:6], "brain_planes": AXES[6:]}
 
 
-def example(plane: str, part: str | None = None) -> Example:
+def example(plane: str, part: str | None = None, patient: int = 1) -> Example:
     facts = Facts(plane, part)
-    return Example(Path("x.tar"), 0, 1, "x.png", facts, "planes/1", "train", 0, 64)
+    return Example(Path("x.tar"), 0, 1, "x.png", facts, f"planes/{patient}", "train", 0, 64)
 
 
 def towards(plane: str, part: str | None = None) -> np.ndarray:
@@ -36,7 +36,7 @@ KINDS = [
     *[("thorax", None)] * 10,
     *[("brain", part) for part in BRAIN_PLANES] * 4,
 ]
-EXAMPLES = [example(*kind) for kind in KINDS]
+EXAMPLES = [example(*kind, patient) for patient, kind in enumerate(KINDS)]
 RIGHT = np.stack([towards(*kind) for kind in KINDS]).astype(np.float32)
 
 
@@ -107,10 +107,21 @@ def test_a_sub_plane_that_is_lost_fails_and_one_answer_that_chance_may_move_does
     )
     assert "macro-F1 of the sub-planes falls by at least" in told
     one = judged(confused(1), wide)
-    # By hand: 3 of 4 found is F1 6 / 7; of 12 images, 35 % of resamples lack the one that changed.
+    # By hand: 3 of 4 found is F1 6 / 7; 35 % of the draws of 12 patients lack the one it is of.
     assert one.class_f1["brain_planes"]["trans-ventricular"] == (1.0, pytest.approx(6 / 7))
     assert one.least_drop["trans-ventricular"] == 0
     assert one.passed
+
+
+def test_answers_of_one_patient_alone_count_as_they_are() -> None:
+    # Given the same lost answer, and all images of one patient
+    wide = Gate(mean_cosine=-1, p01_cosine=-1)
+    alone = [example(*kind) for kind in KINDS]
+    found = judge({OUTPUT: RIGHT}, {OUTPUT: confused(1)}, alone, PROMPTS, wide)
+    assert found.least_drop["trans-ventricular"] == pytest.approx(1 / 7)
+    assert any(
+        f.startswith("F1 of trans-ventricular falls by at least 14.3") for f in found.failures
+    )
 
 
 def test_a_map_that_turns_away_fails_by_its_name() -> None:
