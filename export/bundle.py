@@ -16,25 +16,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import save as encode_arrays
 
-from calibration.attempts import Outcome, Work, judge_graphs, until_it_passes
-from calibration.families import CPU, Family
+from calibration.attempts import Work
+from calibration.families import CPU
 from calibration.frames import (
     calibration_set,
     demand_planes,
-    hash_of,
     read_frames,
-    scanners,
     without_repeats,
 )
 from calibration.gate import GateError
-from calibration.settings import Settings, load_settings, settings_for
+from calibration.settings import Settings, load_settings
 from calibration.torch_ptq import Network
 from export.age_bank import AgeExport, judge_ages, left_out
 from export.card import CARD, model_card
@@ -43,6 +40,7 @@ from export.fitting import Fitted, Seen, fit, fit_by_twin
 from export.graph import OUTPUT
 from export.graphs import make_graphs
 from export.head import HeadExport, demand_heads
+from export.int8 import SettledInt8, settle
 from export.manifest import describe, write_checksums
 from export.measure import Encoded, encode, one_thread_session, paired_latency
 from export.metrics import (
@@ -146,19 +144,19 @@ def export_bundle(
         chosen = calibration_set(without_repeats(examples.learned), settings.frames, settings.seed)
         demand_planes(chosen)
         frames = _read(chosen, release).pixels
+        network = Network(release.tower, None if decoder is None else decoder.release.decoder)
         graphs = make_graphs(
             release,
             frames,
             Path(work),
             precisions,
             settings,
-            None if decoder is None else decoder.release.decoder,
+            network,
         )
         sessions = {"fp32": one_thread_session(graphs.fp32)}
         held = _encode_both(sessions, validation, "validation")
-        calibration: dict[str, Any] | None = None
+        int8: SettledInt8 | None = None
         if graphs.int8:
-            settings = settings_for(settings, onnx.load(graphs.core).graph)
             to_do = Work(
                 graphs.core,
                 (release.config.mean, release.config.std),
@@ -168,22 +166,16 @@ def export_bundle(
                 held["fp32"],
                 release.embeddings,
                 Path(work),
-                Network(release.tower, None if decoder is None else decoder.release.decoder),
+                network,
             )
-            attempts = judge_graphs(to_do, graphs.int8, settings.gate)
-            outcome = until_it_passes(to_do, settings, attempts, console)
-            graphs = replace(graphs, int8=_passed(outcome, console))
-            calibration = _account(outcome, settings, frames, chosen)
+            int8 = settle(to_do, graphs.int8, settings, console)
+            graphs = replace(graphs, int8=int8.passed)
             sessions["int8"] = one_thread_session(graphs.int8[CPU])
-            held["int8"] = outcome.attempts[CPU].outputs
+            held["int8"] = int8.outcome.attempts[CPU].outputs
         main_one = list(sessions)[-1]  # whose answers the thresholds are fitted to
         judged = measure_precisions(held, examples.held, release)
         fitted = _fit(sessions[main_one], examples, held[main_one], release, twin)
-        if calibration is not None:
-            calibration["withheld"] = {
-                family.file: count_withheld(attempt.outputs, examples.held, fitted)
-                for family, attempt in outcome.attempts.items()
-            }
+        calibration = None if int8 is None else int8.described(chosen, fitted)
         metrics = _measure(sessions, examples, release, fitted)
         metrics["validation"] = {
             **judged,
@@ -254,41 +246,6 @@ def _check_out(out: Path) -> None:
     bundle = all((out / name).is_file() for name in (MANIFEST, CHECKSUM))
     if not (empty or bundle):
         raise ValueError(f"{out} is not empty and not a bundle; choose another --out")
-
-
-def _passed(outcome: Outcome, console: Console) -> dict[Family, Path]:
-    """The INT8 graphs that the bundle gets; judged by validation: the test chooses nothing."""
-    judged = outcome.attempts[CPU].judgement
-    if not judged.passed:
-        raise GateError(f"INT8 fails the accuracy gate: {'; '.join(judged.failures)}")
-    for family, attempt in outcome.attempts.items():
-        if not attempt.judgement.passed:
-            console.print(
-                f"the bundle has no INT8 for {family.title}; python -m calibration.int8 tells more",
-                highlight=False,
-                soft_wrap=True,
-            )
-    return {f: a.path for f, a in outcome.attempts.items() if a.judgement.passed}
-
-
-def _account(
-    outcome: Outcome, settings: Settings, frames: NDArray[np.uint8], chosen: Sequence[Example]
-) -> dict[str, Any]:
-    """What the manifest says of the calibration."""
-    return {
-        "frames": len(frames),
-        "seed": settings.seed,
-        "sha256_of_frames": hash_of(frames),
-        "scanners": scanners(chosen),
-        "method": settings.method,
-        "in_float": {
-            family.file: [*settings.in_float, *layers]
-            for family, layers in outcome.in_float.items()
-        },
-        "gate": {
-            family.file: attempt.judgement.to_dict() for family, attempt in outcome.attempts.items()
-        },
-    }
 
 
 def _encode_both(

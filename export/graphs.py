@@ -17,7 +17,6 @@ from export.graph import export_core, with_grey_levels
 from export.parity import check_parity
 from export.precisions import to_fp16
 from export.source import Source
-from training.models.decoder import HeadDecoder
 
 __all__ = ["Exported", "make_graphs"]
 
@@ -61,7 +60,7 @@ def make_graphs(
     work: Path,
     precisions: Sequence[str],
     settings: Settings,
-    decoder: HeadDecoder | None = None,
+    network: Network | None = None,
 ) -> Exported:
     """Export a model in the precisions of a bundle, each compared with PyTorch on a few frames.
 
@@ -71,12 +70,15 @@ def make_graphs(
         work: folder for the graphs.
         precisions: "int8", "fp32" and "fp16".
         settings: how to quantise.
-        decoder: of the head, for a map besides.
+        network: the model in PyTorch, with a decoder of the head for a map besides; None for the
+            release's tower alone. What it is rounded to it remembers.
 
     Raises:
         ParityError: a graph does not give PyTorch's embeddings.
     """
     config = release.config
+    network = network or Network(release.tower)
+    decoder = network.decoder
     core, fp32, fp16 = (work / name for name in ("core.onnx", _FP32, _FP16))
     export_core(release.tower, core, decoder)
     normalisation = (config.mean, config.std)
@@ -85,7 +87,6 @@ def make_graphs(
     check_parity(release.tower, fp32, some, some, "fp32", decoder)
     int8 = {}
     if "int8" in precisions:
-        network = Network(release.tower, decoder)
         int8 = write_graphs(core, frames, normalisation, settings, work, network=network)
     if "fp16" in precisions:
         onnx.save(to_fp16(fp32, some), fp16)
