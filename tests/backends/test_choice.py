@@ -258,6 +258,8 @@ def test_a_result_for_another_device_is_not_taken(
         ({"openvino": "1.0"}, "openvino was 1.0 when tuned and is .* now: run fetalclip-edge tune"),
         ({"onnxruntime": None}, "onnxruntime was not installed when tuned"),
         ({"fetalclip-edge": "0.0.1"}, "fetalclip-edge was 0.0.1 when tuned"),
+        # Without which both TensorRTs had been dropped
+        ({"cuda-bindings": "0.1"}, "cuda-bindings was 0.1 when tuned"),
     ],
 )
 def test_a_result_of_other_versions_is_stale_and_that_is_said(

@@ -201,6 +201,21 @@ def test_a_graph_of_another_model_is_no_match(sources: dict[str, Any], tmp_path:
         check_parity(PublishedTower(other), path, grey, grey, "fp32")
 
 
+def test_right_embeddings_do_not_excuse_another_output(
+    sources: dict[str, Any], tmp_path: Path
+) -> None:
+    # Given a student's graph whose domain features, by which frames are withheld, are turned round
+    source = sources["student"]
+    grey = frames(source.config.image_size)
+    model = onnx.load(export_graph(source, grey, tmp_path / "e.onnx").path)
+    [maker] = [n for n in model.graph.node if "domain_features" in n.output]
+    maker.output[list(maker.output).index("domain_features")] = "plain"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["plain"], ["domain_features"]))
+    onnx.save(model, tmp_path / "turned.onnx")
+    with pytest.raises(ParityError, match="PyTorch's domain_features: mean cosine -1"):
+        check_parity(source.tower, tmp_path / "turned.onnx", grey, grey, "fp32")
+
+
 def test_what_is_not_finite_is_no_match(sources: dict[str, Any], tmp_path: Path) -> None:
     grey = frames(56)
     source = sources["fetalclip"]
